@@ -1,0 +1,1 @@
+"""The SOLOv2 network in PyTorch."""

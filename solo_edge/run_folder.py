@@ -1,0 +1,152 @@
+"""The folder of a training run: its options, its log, its checkpoints and what is needed to resume.
+
+RUN/run.json            options and versions, written once
+RUN/log.csv             one row per epoch
+RUN/best.safetensors    the checkpoint with the best validation AP
+RUN/last.safetensors    the checkpoint of the last finished epoch
+RUN/resume.safetensors  weights, average, optimizer and history at the end of that epoch
+RUN/tensorboard/        scalars, where the package tensorboard is installed
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import json
+import platform
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from solo_edge.checkpoint import read_tensors
+from solo_edge.config import ModelConfig, TrainConfig, from_dict
+from solo_edge.errors import ArtifactError, UsageError
+from solo_edge.files import atomic_file, read_json, write_json
+
+__all__ = ["RunFolder", "TrainingState", "saved_configs"]
+
+# Options that may differ when a run is resumed: they do not change what is learnt.
+FREE = {"workers", "device", "validate_every"}
+
+
+@dataclasses.dataclass
+class TrainingState:
+    """Where a run stands at the end of an epoch."""
+
+    tensors: dict[str, Tensor]  # "model.*", "average.*", "optimizer.<parameter>.<name>", "scaler.*"
+    epoch: int  # epochs finished
+    step: int  # optimizer steps taken
+    average_updates: int
+    history: list[dict[str, Any]]
+
+
+def saved_configs(folder: Path) -> tuple[ModelConfig, TrainConfig]:
+    """The options with which the run in `folder` was started."""
+    if not (folder / "run.json").is_file():
+        fix = "check --out, or leave --resume away to start a run"
+        raise UsageError("no run to resume here", where=folder, fix=fix)
+    saved = read_json(folder / "run.json", "run description", ArtifactError)
+    try:
+        return from_dict(ModelConfig, saved["model"]), from_dict(TrainConfig, saved["train"])
+    except (KeyError, TypeError, UsageError) as error:
+        raise ArtifactError(f"damaged ({error})", where=folder / "run.json") from None
+
+
+class RunFolder:
+    """Reads and writes one run's files; every file is replaced atomically."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self._writer: Any = None
+
+    def start(self, model: ModelConfig, train: TrainConfig, facts: dict[str, Any]) -> None:
+        """Begin a new run.
+
+        Raises:
+            UsageError: the folder holds a run already, which is never overwritten.
+        """
+        if (self.path / "run.json").exists():
+            fix = "continue it with --resume or choose another --out"
+            raise UsageError("a training run is already here", where=self.path, fix=fix)
+        import solo_edge
+
+        versions = {
+            "solo_edge": solo_edge.__version__,
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+        }
+        description = {
+            "model": dataclasses.asdict(model),
+            "train": dataclasses.asdict(train),
+            "versions": versions,
+            **facts,
+        }
+        write_json(self.path / "run.json", description)
+
+    def resume(self, model: ModelConfig, train: TrainConfig) -> TrainingState | None:
+        """The state at the end of the last finished epoch, None if there was none yet.
+
+        Raises:
+            UsageError: no run here, or options differ from those it was started with.
+        """
+        old_model, old_train = saved_configs(self.path)
+        for old, new in ((old_model, model), (old_train, train)):
+            for field in dataclasses.fields(old):
+                before, now = getattr(old, field.name), getattr(new, field.name)
+                if before != now and field.name not in FREE:
+                    raise UsageError(
+                        f"the run was started with {field.name} = {before!r}, not {now!r}",
+                        where=self.path,
+                        fix="resume with the same options or start a run in another --out",
+                    )
+        path = self.path / "resume.safetensors"
+        if not path.is_file():
+            return None
+        tensors, metadata = read_tensors(path)
+        try:
+            facts = json.loads(metadata["state"])
+            return TrainingState(tensors, **facts)
+        except (KeyError, ValueError, TypeError) as error:
+            raise ArtifactError(f"damaged ({error})", where=path) from None
+
+    def save_state(self, state: TrainingState) -> None:
+        facts = {
+            f.name: getattr(state, f.name) for f in dataclasses.fields(state) if f.name != "tensors"
+        }
+        tensors = {
+            name: tensor.detach().cpu().contiguous() for name, tensor in state.tensors.items()
+        }
+        with atomic_file(self.path / "resume.safetensors") as temporary:
+            safetensors.torch.save_file(tensors, temporary, {"state": json.dumps(facts)})
+
+    def log(self, history: list[dict[str, Any]]) -> None:
+        """Write the whole history as CSV, and its last row to TensorBoard where it is installed."""
+        table = io.StringIO()
+        columns = list(dict.fromkeys(name for row in history for name in row))
+        rows = csv.DictWriter(table, columns, restval="", lineterminator="\n")
+        rows.writeheader()
+        rows.writerows(history)
+        with atomic_file(self.path / "log.csv") as temporary:
+            temporary.write_text(table.getvalue(), "utf-8")
+        writer = self._tensorboard()
+        if writer is not None:
+            for name, value in history[-1].items():
+                writer.add_scalar(name, value, history[-1]["epoch"])
+            writer.flush()
+
+    def _tensorboard(self) -> Any:
+        if self._writer is None:
+            try:
+                from torch.utils.tensorboard import SummaryWriter
+            except ImportError:
+                return None
+            self._writer = SummaryWriter(str(self.path / "tensorboard"))
+        return self._writer
+
+    def close(self) -> None:
+        if self._writer is not None:
+            self._writer.close()

@@ -1,0 +1,21 @@
+"""Fixtures that several test files share."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+# Two busy cores: threads that wait must not spin, or the tests slow each other down.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+import pytest
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder with reference numbers and real images beside the repository; skips without it."""
+    if not SHARED.is_dir():
+        pytest.skip("the reference files (../shared) are not on this machine")
+    return SHARED
