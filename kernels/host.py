@@ -57,7 +57,8 @@ def _popcount_by_table(
 
 def _bits_of_16() -> NDArray[np.uint8]:
     octets = np.arange(1 << 16, dtype=np.uint16).view(np.uint8).reshape(-1, 2)
-    return np.unpackbits(octets, axis=1).sum(1, dtype=np.uint8)
+    bits: NDArray[np.uint8] = np.unpackbits(octets, axis=1).sum(1, dtype=np.uint8)
+    return bits
 
 
 if hasattr(np, "bitwise_count"):

@@ -214,9 +214,10 @@ def static_postprocess(
 
     from solo_edge.kernels import reference
 
-    batch, classes, cells = category_scores.shape
-    height, width = mask_features.shape[-2:]
-    _check_shapes(category_scores, mask_kernels, mask_features, cell_strides, batch=(batch,))
+    batch = tuple(category_scores.shape[:1])
+    _check_shapes(category_scores, mask_kernels, mask_features, cell_strides, batch=batch)
+    classes, cells = category_scores.shape[1:]
+    height, width = mask_features.shape[2:]
     count = min(config.max_candidates, classes * cells)
 
     flat = category_scores.flatten(1)
@@ -224,8 +225,7 @@ def static_postprocess(
     scores, chosen = torch.where(allowed, flat, torch.zeros_like(flat)).topk(count, sorted=True)
     labels = torch.div(chosen, cells, rounding_mode="trunc")
     cell = chosen - labels * cells
-    by_cell = mask_kernels.transpose(1, 2)
-    chosen_kernels = _take(by_cell, cell)  # [B, K, E]
+    chosen_kernels = _take(mask_kernels.transpose(1, 2), cell)  # [B, K, E]
 
     logits = chosen_kernels @ mask_features.flatten(2)
     probabilities = logits.sigmoid()  # [B, K, h * w]
@@ -237,12 +237,14 @@ def static_postprocess(
     valid = (scores > config.score_threshold) & (areas > strides)
     scores = torch.where(valid, scores * maskness, torch.zeros_like(scores))
 
-    rank = torch.arange(count, device=flat.device)
     mine, other = scores.unsqueeze(2), scores.unsqueeze(1)
-    earlier = (rank.unsqueeze(1) < rank.unsqueeze(0)).unsqueeze(0)
+    # Equal scores count in the order of (class, cell): topk leaves theirs undefined.
+    earlier = chosen.unsqueeze(2) < chosen.unsqueeze(1)
     better = (mine > other) | ((mine == other) & earlier)  # [B, i, j]
     same = labels.unsqueeze(2) == labels.unsqueeze(1)
-    related = (better & same & valid.unsqueeze(2)).to(flat.dtype)
+    related = (better & same).to(
+        flat.dtype
+    )  # an invalid one, of score 0, is better than no valid one
     iou = reference.mask_iou(inside.unflatten(2, (height, width))) * related
     scores = scores * reference.decay_factors(iou, decay=config.decay, sigma=config.sigma)
 
