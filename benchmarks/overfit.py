@@ -58,7 +58,9 @@ def main() -> int:
         checkpoint = load_checkpoint(best)
         predict = model_predictor(checkpoint.model, checkpoint.class_names)
         ap = evaluate(predict, open_dataset(data, "train")).stats["AP"]
-    print(f"mask AP {ap:.3f} on the {options.images} images it was trained on (goal {options.goal})")
+    print(
+        f"mask AP {ap:.3f} on the {options.images} images it was trained on (goal {options.goal})"
+    )
     return 0 if ap >= options.goal else 1
 
 

@@ -199,6 +199,7 @@ def _row(lane: Lane, dataset: CocoDataset, images: int) -> Row:
         name=lane.name,
         backend=lane.engine.backend,
         precision=lane.engine.precision,
+        graph=lane.engine.graph,
         input_size=lane.engine.preprocess.input_size,
         stats=stats,
         per_class=per_class,
@@ -206,11 +207,15 @@ def _row(lane: Lane, dataset: CocoDataset, images: int) -> Row:
         latency_ms={**latency, "total": percentiles(total)},
         network_cv=variation,
         noisy=variation > NOISY,
-        size_bytes=_size_bytes(lane.path),
+        size_bytes=_size_bytes(lane),
         cold_start=lane.cold_start,
     )
 
 
-def _size_bytes(path: Path) -> int:
-    files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
-    return sum(file.stat().st_size for file in files)
+def _size_bytes(lane: Lane) -> int:
+    """All files of an engine folder, or the one checkpoint that was loaded."""
+    if lane.engine.manifest is not None:
+        return sum(file.stat().st_size for file in lane.path.rglob("*") if file.is_file())
+    from solo_edge.checkpoint import find_checkpoint
+
+    return find_checkpoint(lane.path).stat().st_size

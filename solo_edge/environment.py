@@ -13,7 +13,16 @@ from typing import Any
 
 import solo_edge
 
-__all__ = ["ISA_FLAGS", "PACKAGES", "cpu_count", "cpu_flags", "cpu_model", "describe", "versions"]
+__all__ = [
+    "INSTALL",
+    "ISA_FLAGS",
+    "PACKAGES",
+    "cpu_count",
+    "cpu_flags",
+    "cpu_model",
+    "describe",
+    "versions",
+]
 
 # Instruction sets that decide how fast FP32, BF16 and INT8 are (x86, then ARM names of /proc/cpuinfo).
 ISA_FLAGS = (
@@ -29,6 +38,26 @@ PACKAGES = (
     *("torch", "torchvision", "timm", "safetensors", "onnx", "onnxscript", "triton"),
     *("tensorrt", "tensorrt-rtx", "pycuda", "cuda-bindings"),
 )
+
+# Module of an optional package -> how to get it. Names of packages and not of extras of this one, so
+# that the line is right wherever solo-edge itself was installed from.
+INSTALL = {
+    "av": "pip install av",
+    "cv2": "pip install opencv-python-headless",
+    "faster_coco_eval": "pip install faster-coco-eval",
+    "onnx": "pip install onnx",
+    "onnxruntime": "pip install onnxruntime",
+    "onnxscript": "pip install onnxscript",
+    "openvino": "pip install openvino",
+    "pycuda": "pip install pycuda",
+    "safetensors": "pip install safetensors",
+    "tensorboard": "pip install tensorboard",
+    "tensorrt": "use the one of the device's JetPack, or: pip install tensorrt",
+    "timm": "pip install timm",
+    "torch": "pip install torch",
+    "torchvision": "pip install torchvision",
+    "triton": "pip install triton",
+}
 
 
 def describe() -> dict[str, Any]:

@@ -37,7 +37,9 @@ class Evaluation:
 
     stats: dict[str, float]  # the twelve numbers, keys as in STATS
     per_class: dict[str, float]  # class name -> AP
-    detections: list[dict[str, Any]]  # COCO results: image_id, category_id, segmentation (RLE), score
+    detections: list[
+        dict[str, Any]
+    ]  # COCO results: image_id, category_id, segmentation (RLE), score
     images: int
 
     @property
@@ -55,7 +57,8 @@ def evaluate(
     predict: Callable[[NDArray[np.uint8]], Instances],  # [H, W, 3] uint8 RGB -> Instances
     dataset: CocoDataset,
     *,
-    progress: Callable[[int, int], None] | None = None,  # called with (done, total) after each image
+    progress: Callable[[int, int], None]
+    | None = None,  # called with (done, total) after each image
     max_images: int | None = None,  # only the first ones
 ) -> Evaluation:
     """Run `predict` over the images of `dataset` and compare with its annotations.

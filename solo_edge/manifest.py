@@ -14,8 +14,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
-import platform
 import re
 import types
 import typing
@@ -34,8 +32,11 @@ from solo_edge.files import atomic_folder, read_json, sha256_of, write_json
 from solo_edge.preprocess import Preprocess
 
 __all__ = [
+    "HOW_TO_BUILD",
     "MANIFEST",
     "MODEL_FILES",
+    "OUTPUTS",
+    "REBUILD",
     "SCHEMA",
     "Backend",
     "FileRecord",
@@ -45,18 +46,19 @@ __all__ = [
     "Measurement",
     "Precision",
     "TensorSpec",
-    "cpu_name",
+    "cell_strides",
     "describe_tensors",
     "engine_folder",
     "grids_of",
     "read_manifest",
     "record_files",
+    "record_measurement",
     "verify",
     "write_manifest",
 ]
 
 Backend = Literal["tensorrt", "torch", "openvino", "onnxruntime"]
-Precision = Literal["fp32", "fp16", "bf16", "int8"]
+Precision = Literal["fp32", "fp16", "bf16"]
 Graph = Literal["network", "full"]
 
 SCHEMA = 1
@@ -67,6 +69,10 @@ MODEL_FILES: dict[Backend, str] = {
     "torch": "model.safetensors",
     "openvino": "model.onnx",
     "onnxruntime": "model.onnx",
+}
+OUTPUTS: dict[Graph, tuple[str, ...]] = {
+    "network": ("category_scores", "mask_kernels", "mask_features"),
+    "full": ("labels", "scores", "masks", "valid_count"),
 }
 HOW_TO_BUILD = "build one: solo-edge build-engine CHECKPOINT -o NAME.engine"
 REBUILD = "build the engine again: solo-edge build-engine CHECKPOINT -o NAME.engine"
@@ -97,7 +103,7 @@ class FileRecord:
 
 @dataclass(frozen=True)
 class Measurement:
-    """Accuracy of this very engine, as `solo-edge benchmark` or the builder measured it."""
+    """Accuracy of this very engine on a data set."""
 
     data: str
     split: str
@@ -157,19 +163,21 @@ def describe_tensors(
     height, width = model.input_size
     mask_size = (height // 4, width // 4)
     image = TensorSpec("image", "float32", (batch, 3, height, width))
+    types: tuple[Literal["float32", "int64"], ...]
+    shapes: tuple[tuple[int, ...], ...]
     if graph == "network":
-        return (image,), (
-            TensorSpec("category_scores", "float32", (batch, model.num_classes, model.num_cells)),
-            TensorSpec("mask_kernels", "float32", (batch, model.kernel_length, model.num_cells)),
-            TensorSpec("mask_features", "float32", (batch, model.kernel_length, *mask_size)),
+        types = ("float32", "float32", "float32")
+        shapes = (
+            (batch, model.num_classes, model.num_cells),
+            (batch, model.kernel_length, model.num_cells),
+            (batch, model.kernel_length, *mask_size),
         )
-    slots = (batch, config.max_instances)
-    return (image,), (
-        TensorSpec("labels", "int64", slots),
-        TensorSpec("scores", "float32", slots),
-        TensorSpec("masks", "float32", (*slots, *mask_size)),
-        TensorSpec("valid_count", "int64", (batch,)),
-    )
+    else:
+        types = ("int64", "float32", "float32", "int64")
+        slots = (batch, config.max_instances)
+        shapes = (slots, slots, (*slots, *mask_size), (batch,))
+    specs = zip(OUTPUTS[graph], types, shapes, strict=True)
+    return (image,), tuple(TensorSpec(name, dtype, shape) for name, dtype, shape in specs)
 
 
 @contextmanager
@@ -222,6 +230,11 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
     write_json(folder / MANIFEST, values)
 
 
+def record_measurement(folder: Path, measurement: Measurement) -> None:
+    """Write the accuracy of the engine in `folder` into its manifest."""
+    write_manifest(folder, dataclasses.replace(read_manifest(folder), measured=measurement))
+
+
 def read_manifest(folder: Path) -> Manifest:
     """Read and check `manifest.json`; the other files are not touched.
 
@@ -247,7 +260,7 @@ def read_manifest(folder: Path) -> Manifest:
         fix = "update solo-edge" if schema > SCHEMA else REBUILD
         raise ArtifactError(what, where=path, fix=fix)
     try:
-        manifest = _decode(Manifest, values, "")
+        manifest: Manifest = _decode(Manifest, values, "")
     except _FieldError as error:
         raise ArtifactError(str(error), where=path, fix=REBUILD) from None
     _check(manifest, path)
@@ -343,9 +356,9 @@ def _decode(kind: Any, value: Any, field: str) -> Any:
         return _decode_fields(kind, _of_type(dict, value, field, "an object"), field)
     if kind is float:
         number = _of_type((int, float), value, field, "a number")
-        if not math.isfinite(number):
+        if not abs(number) < 1e300:  # NaN and infinity are no JSON, but Python reads them
             raise _FieldError(f"manifest field {field!r} must be a finite number")
-        return float(number) if isinstance(number, float) else number
+        return number
     what = {int: "a whole number", str: "a text"}[kind]
     return _of_type(kind, value, field, what)
 
@@ -378,18 +391,3 @@ def _of_type(kind: Any, value: Any, field: str, what: str) -> Any:
 def _shown(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
-
-
-def cpu_name() -> str:
-    """The processor's name as the system tells it, else its architecture."""
-    for path, pattern in (
-        ("/proc/cpuinfo", r"^model name\s*:\s*(.+)$"),
-        ("/proc/device-tree/model", r"^([^\0]+)"),
-    ):
-        try:
-            found = re.search(pattern, Path(path).read_text("utf-8", "replace"), re.MULTILINE)
-        except OSError:
-            continue
-        if found:
-            return found.group(1).strip()
-    return platform.processor() or platform.machine()

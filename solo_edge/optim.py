@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from typing import Generic, TypeVar
 
 import torch
 from torch import nn
@@ -12,6 +13,7 @@ from solo_edge.config import TrainConfig
 
 __all__ = ["WeightAverage", "build_optimizer", "learning_rate", "set_learning_rate"]
 
+Model = TypeVar("Model", bound=nn.Module)
 WARMUP_START = 0.01  # of the full rate
 
 
@@ -54,13 +56,13 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
         group["lr"] = rate * group["lr_scale"]
 
 
-class WeightAverage:
+class WeightAverage(Generic[Model]):
     """Exponential moving average of a model's weights and statistics, with a quicker start."""
 
-    def __init__(self, model: nn.Module, decay: float):
+    def __init__(self, model: Model, decay: float):
         self.decay = decay
         self.updates = 0
-        self.model = copy.deepcopy(model).eval().requires_grad_(False)
+        self.model: Model = copy.deepcopy(model).eval().requires_grad_(False)
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:

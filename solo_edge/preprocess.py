@@ -58,7 +58,8 @@ class Preprocess:
         geometry = self.geometry((image.shape[0], image.shape[1]))
         height, width = geometry.resized_size
         if image.shape[:2] != geometry.resized_size:
-            image = cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
+            resized = cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
+            image = np.asarray(resized, dtype=np.uint8)
         return self.normalise(image), geometry
 
     def normalise(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:

@@ -40,6 +40,7 @@ class Row:
     name: str
     backend: str
     precision: str
+    graph: str  # "network", with post-processing on the host, or "full"
     input_size: tuple[int, int]  # (height, width)
     stats: dict[str, float]  # the twelve COCO numbers
     per_class: dict[str, float]  # class name -> AP
@@ -97,7 +98,9 @@ def report_files(out: Path) -> dict[str, Path]:
 
 def save_report(report: Report, files: dict[str, Path]) -> None:
     """Write the three files, each atomically."""
-    write_json(files[".json"], {"schema": SCHEMA, **dataclasses.asdict(report)})
+    values = dataclasses.asdict(report)
+    rows = values.pop("rows")
+    write_json(files[".json"], {"schema": SCHEMA, **values, "engines": rows})
     for suffix, text in ((".csv", _csv(report)), (".md", markdown(report))):
         with atomic_file(files[suffix]) as temporary:
             temporary.write_text(text, "utf-8")
@@ -191,6 +194,7 @@ def _flat(row: Row) -> dict[str, Any]:
         "engine": row.name,
         "backend": row.backend,
         "precision": row.precision,
+        "graph": row.graph,
         "height": height,
         "width": width,
         **row.stats,

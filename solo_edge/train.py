@@ -33,6 +33,7 @@ from solo_edge.run_folder import RunFolder, TrainingState
 __all__ = ["model_predictor", "train"]
 
 Report = Callable[[str], None]
+METRICS = ("AP", "AP50", "AP75")  # of COCOeval, in the log and in checkpoints
 
 
 def train(
@@ -118,7 +119,7 @@ class Trainer:
         self.folder = RunFolder(out)
         self.device = _device(config.device)
         torch.manual_seed(config.seed)
-        self.model = SOLOv2(model).to(self.device, memory_format=torch.channels_last).train()
+        self.model = SOLOv2(model).to(self.device).to(memory_format=torch.channels_last).train()
         self.average = WeightAverage(self.model, config.ema_decay)
         self.optimizer = build_optimizer(self.model, config)
         self.amp_dtype = _amp_dtype(self.device) if config.amp else None
@@ -219,7 +220,7 @@ class Trainer:
                 where=f"images {ids}",
                 fix="check these images, lower --learning-rate or use --no-amp; the last epoch is kept",
             )
-        self.scaler.scale((dice + focal) / self.config.accumulate).backward()  # type: ignore[no-untyped-call]
+        self.scaler.scale((dice + focal) / self.config.accumulate).backward()
         return values
 
     def update(self) -> None:
@@ -234,11 +235,11 @@ class Trainer:
     def validate(self, validation: CocoDataset) -> dict[str, float]:
         predict = model_predictor(self.average.model, self.dataset.class_names)
         result = evaluate(predict, validation)
-        return {name: result.stats[name] for name in ("AP", "AP50", "AP75")}
+        return {name: result.stats[name] for name in METRICS}
 
     def save(self, row: dict[str, float]) -> None:
         """Write the last checkpoint, the best one if this is it, the resume state and the log."""
-        metrics = {name: row[name] for name in ("AP", "AP50", "AP75") if name in row}
+        metrics = {name: row[name] for name in METRICS if name in row}
         training = {"epoch": self.epoch, "train": dataclasses.asdict(self.config)}
         training["data"] = self.dataset.path.resolve().name
         names, ids = self.dataset.class_names, self.dataset.category_ids

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from solo_edge.data.augment import training_sample
-from solo_edge.data.coco import GroundTruth
+from solo_edge.data.masks import GroundTruth
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
@@ -90,7 +90,7 @@ def training_loader(
     loader: DataLoader[Batch] = DataLoader(
         TrainingData(source, model, train),  # type: ignore[arg-type]  # collate makes it a Batch
         batch_size=train.batch_size,
-        sampler=sampler,  # type: ignore[arg-type]  # torch's stubs want integer indices
+        sampler=sampler,
         num_workers=train.workers,
         collate_fn=_collate,
         persistent_workers=train.workers > 0,

@@ -30,7 +30,7 @@ RENAMES = (
     (r"mask_feat_head\.conv_pred\.0\.(.+)", r"mask_feature_branch.out.\1"),
 )
 # Residual blocks in the four stages tell the depth; the kind of block tells 34 from 50.
-DEPTHS = {
+DEPTHS: dict[tuple[tuple[int, ...], bool], str] = {
     ((2, 2, 2, 2), False): "resnet18",
     ((3, 4, 6, 3), False): "resnet34",
     ((3, 4, 6, 3), True): "resnet50",

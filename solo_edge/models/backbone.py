@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor, nn
 
 from solo_edge.errors import UsageError, did_you_mean
@@ -22,7 +24,7 @@ class Backbone(nn.Module):
             fix = did_you_mean(name, timm.list_models())
             raise UsageError(f"timm has no backbone {name!r}", fix=fix[:200])
         try:
-            body = timm.create_model(name, pretrained=False, features_only=True)
+            body: Any = timm.create_model(name, pretrained=False, features_only=True)
             reductions = body.feature_info.reduction()
             indices = tuple(reductions.index(stride) for stride in STRIDES)
         except (RuntimeError, ValueError, AttributeError) as error:

@@ -20,7 +20,7 @@ class MaskFeatureBranch(nn.Module):
     def __init__(self, config: ModelConfig):
         super().__init__()
         kind = "separable" if config.conv == "separable" else "standard"
-        self.levels = nn.ModuleList()
+        self.levels = nn.ModuleList()  # one ModuleList of ConvNorm for each of P2..P5
         for i in range(4):
             convs = nn.ModuleList()
             for j in range(max(i, 1)):
@@ -32,13 +32,13 @@ class MaskFeatureBranch(nn.Module):
 
     def forward(self, pyramid: list[Tensor]) -> Tensor:
         """[P2..P6] -> mask features [B, E, H/4, W/4]."""
-        total = self.levels[0][0](pyramid[0])  # type: ignore[index]  # a list of lists of modules
-        for i in range(1, 4):
+        features = []
+        for i, convs in enumerate(self.levels):
             x = append_coordinates(pyramid[3]) if i == 3 else pyramid[i]
-            for step, conv in enumerate(self.levels[i]):  # type: ignore[arg-type]  # likewise
+            for step, conv in enumerate(convs.children()):
                 # Exact sizes (not a factor of 2) keep odd inputs aligned with P2.
-                target = pyramid[i - 1 - step]
+                target = pyramid[max(i - 1 - step, 0)]
                 x = resize_bilinear(conv(x), (target.shape[-2], target.shape[-1]))
-            total = total + x
-        mask_features: Tensor = self.out(total)
+            features.append(x)
+        mask_features: Tensor = self.out(sum(features[1:], start=features[0]))
         return mask_features

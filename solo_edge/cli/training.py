@@ -1,0 +1,191 @@
+"""`solo-edge train` and `solo-edge make-dataset`."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+from pathlib import Path
+
+from solo_edge.cli.console import note
+from solo_edge.cli.parser import (
+    Command,
+    CommandParser,
+    config_values,
+    one_of,
+    parse_assignments,
+    positive,
+)
+from solo_edge.config import PRESETS, ModelConfig, TrainConfig, from_dict, preset
+from solo_edge.errors import UsageError
+
+__all__ = ["MAKE_DATASET", "TRAIN"]
+
+DEFAULT_MODEL = "solov2-light-r18-448"
+
+TRAIN_HELP = {
+    "epochs": "passes over the training images",
+    "batch_size": "images in one step",
+    "accumulate": "batches whose gradients are added before a step",
+    "optimizer": "optimizer",
+    "learning_rate": "highest learning rate",
+    "weight_decay": "weight decay",
+    "momentum": "momentum of SGD",
+    "backbone_lr_scale": "learning rate of the backbone relative to the rest",
+    "schedule": "how the learning rate falls",
+    "milestones": "fractions of the run at which the step schedule divides by 10",
+    "warmup_steps": "steps over which the learning rate rises",
+    "clip_norm": "largest norm of the gradient",
+    "ema_decay": "decay of the averaged weights, 0 for none",
+    "amp": "mixed precision where the device has it",
+    "dice_weight": "weight of the mask loss",
+    "focal_weight": "weight of the category loss",
+    "focal_alpha": "alpha of the focal loss",
+    "focal_gamma": "gamma of the focal loss",
+    "flip": "probability of a horizontal flip",
+    "jitter": "smallest and largest scale relative to the deployed size",
+    "brightness": "largest relative change of brightness",
+    "contrast": "largest relative change of contrast",
+    "saturation": "largest relative change of saturation",
+    "hue": "largest shift of hue, in turns of the colour circle",
+    "validate_every": "epochs from one validation to the next",
+    "workers": "processes that load images, 0 for none",
+    "seed": "seed of all random numbers",
+    "device": "auto, cpu, cuda or cuda:1",
+}
+
+
+def _train_arguments(parser: CommandParser) -> None:
+    parser.add_argument(
+        "--data",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="images and COCO annotations: DIR/train.json with DIR/train/, DIR/val.json with DIR/val/",
+    )
+    parser.add_argument(
+        "--model",
+        type=one_of("model preset", PRESETS),
+        metavar="PRESET",
+        help=f"{', '.join(PRESETS)} (default: {DEFAULT_MODEL})",
+    )
+    parser.add_argument(
+        "--out", "-o", type=Path, required=True, metavar="RUN", help="folder of the run"
+    )
+    parser.add_argument(
+        "--init",
+        type=Path,
+        metavar="WEIGHTS",
+        help="safetensors file to start from: backbone weights or a checkpoint",
+    )
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="continue the run in RUN; options not given are those it was started with",
+    )
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        dest="assignments",
+        help="change a field of the model, e.g. --set input_size='(320, 544)'; may be repeated",
+    )
+    parser.add_argument(
+        "--cache-gib",
+        type=float,
+        default=4.0,
+        metavar="X",
+        help="memory in GiB for decoded images; read from disk when they need more (default: 4)",
+    )
+    parser.add_config(TrainConfig, TRAIN_HELP, "training options")
+
+
+def _train(values: argparse.Namespace) -> None:
+    given = config_values(TrainConfig, values)
+    changes = parse_assignments(values.assignments, ModelConfig)
+    if not values.cache_gib >= 0:
+        raise UsageError(f"--cache-gib is {values.cache_gib}", fix="it must not be negative")
+    if values.resume and values.init is not None:
+        raise UsageError("--resume and --init exclude each other", fix="leave --init away")
+    if values.resume:
+        from solo_edge.run_folder import saved_configs
+
+        model, config = saved_configs(values.out)
+        model = model if values.model is None else preset(values.model)
+        model = from_dict(ModelConfig, {**dataclasses.asdict(model), **changes})
+        config = dataclasses.replace(config, **given)
+    else:
+        config = TrainConfig(**given)
+        model = preset(values.model or DEFAULT_MODEL, **changes)
+
+    from solo_edge.train import train
+
+    best = train(
+        values.data,
+        model,
+        values.out,
+        config,
+        init=values.init,
+        resume=values.resume,
+        cache_bytes=int(values.cache_gib * 2**30),
+        report=note,
+        show_progress=sys.stderr.isatty(),
+    )
+    print(best)
+
+
+def _make_dataset_arguments(parser: CommandParser) -> None:
+    parser.add_argument("out", type=Path, metavar="OUT", help="folder to write")
+    parser.add_argument(
+        "--images",
+        type=positive,
+        default=1000,
+        metavar="N",
+        help="number of training images (default: 1000)",
+    )
+    parser.add_argument(
+        "--val-images",
+        type=positive,
+        metavar="N",
+        help="number of validation images (default: a fifth of --images)",
+    )
+    parser.add_argument(
+        "--seed",
+        type=int,
+        default=0,
+        metavar="S",
+        help="the same seed gives the same pictures (default: 0)",
+    )
+    parser.add_argument(
+        "--size",
+        type=positive,
+        nargs=2,
+        default=(256, 256),
+        metavar=("HEIGHT", "WIDTH"),
+        help="image size in pixels (default: 256 256)",
+    )
+
+
+def _make_dataset(values: argparse.Namespace) -> None:
+    from solo_edge.data.synthetic import make_dataset
+
+    size = (values.size[0], values.size[1])
+    make_dataset(values.out, values.images, values.seed, size=size, val_images=values.val_images)
+    print(values.out)
+
+
+TRAIN = Command(
+    "train",
+    "Train a model on your own images and masks.",
+    "solo-edge train --data scenes --model solov2-nano-256 --out runs/scenes --epochs 20",
+    _train_arguments,
+    _train,
+)
+MAKE_DATASET = Command(
+    "make-dataset",
+    "Render scenes of simple objects with exact masks, in COCO format.",
+    "solo-edge make-dataset scenes --images 200 --val-images 50 --seed 1",
+    _make_dataset_arguments,
+    _make_dataset,
+)

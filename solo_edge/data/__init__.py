@@ -1,0 +1,1 @@
+"""Reading annotated images and turning them into what the network learns from."""
