@@ -99,10 +99,10 @@ def read_json(
         DataError (or `error`): it is not JSON, or not an object.
     """
     try:
-        value = json.loads(path.read_text("utf-8"))
+        value = json.loads(path.read_text("utf-8-sig"))
     except FileNotFoundError:
         raise UsageError(f"{what} not found", where=path, fix="check the path") from None
-    except (ValueError, OSError) as cause:
+    except (ValueError, OSError, RecursionError) as cause:
         detail = cause.strerror if isinstance(cause, OSError) else str(cause)
         raise error(f"{what} is unreadable ({detail})", where=path, fix="check the file") from None
     if not isinstance(value, dict):

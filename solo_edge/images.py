@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 from PIL.TiffImagePlugin import TiffImageFile
 
-from solo_edge.errors import DataError, ResourceError, UsageError
+from solo_edge.errors import DataError, ResourceError, SoloEdgeError, UsageError
 
 __all__ = ["IMAGE_SUFFIXES", "MAX_PIXELS", "image_size", "list_images", "read_image"]
 
@@ -60,8 +60,9 @@ def read_image(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> NDArray[np.
     path = Path(path)
     with _open(path, max_pixels) as image:
         image.load()
-        # After loading: a PNG may have its EXIF data at the end, and a TIFF is already upright.
-        orientation = _orientation(image)
+        # Pillow turns a TIFF upright when it loads it, and nothing else. Only after loading are the
+        # EXIF data known that a PNG has at its end.
+        orientation = 1 if isinstance(image, TiffImageFile) else _orientation(image)
         return _upright(_to_rgb(image, path), orientation)
 
 
@@ -178,7 +179,7 @@ def _open(path: Path, max_pixels: int) -> Iterator[Image.Image]:
                     fix="make the image smaller",
                 )
             yield image
-    except (DataError, UsageError, ResourceError):
+    except SoloEdgeError:
         raise
     except PermissionError:
         fix = "change the permissions"
@@ -277,7 +278,8 @@ def _scaled(values: NDArray[np.float32], low: float, high: float) -> NDArray[np.
     """Linearly from low..high to 0..255, rounded."""
     levels = values - np.float32(low)
     levels *= np.float32(255.0 / (high - low))
-    return np.rint(levels).clip(0, 255).astype(np.uint8)
+    scaled: NDArray[np.uint8] = np.clip(np.rint(levels), 0, 255).astype(np.uint8)
+    return scaled
 
 
 def _range(values: NDArray[np.float32], *, is_float: bool) -> tuple[float, float]:

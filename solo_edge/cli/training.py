@@ -7,7 +7,7 @@ import dataclasses
 import sys
 from pathlib import Path
 
-from solo_edge.cli.console import note
+from solo_edge.cli.console import note, progress
 from solo_edge.cli.parser import (
     Command,
     CommandParser,
@@ -148,7 +148,7 @@ def _make_dataset_arguments(parser: CommandParser) -> None:
         "--val-images",
         type=positive,
         metavar="N",
-        help="number of validation images (default: a fifth of --images)",
+        help="number of validation images (default: a tenth of --images, at least 1)",
     )
     parser.add_argument(
         "--seed",
@@ -171,7 +171,15 @@ def _make_dataset(values: argparse.Namespace) -> None:
     from solo_edge.data.synthetic import make_dataset
 
     size = (values.size[0], values.size[1])
-    make_dataset(values.out, values.images, values.seed, size=size, val_images=values.val_images)
+    with progress("rendering") as advance:
+        make_dataset(
+            values.out,
+            values.images,
+            values.seed,
+            size=size,
+            val_images=values.val_images,
+            progress=advance,
+        )
     print(values.out)
 
 

@@ -9,12 +9,12 @@ from typing import Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from solo_edge.data.augment import training_sample
-from solo_edge.data.masks import GroundTruth
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from solo_edge.config import ModelConfig, TrainConfig
+from solo_edge.data.augment import training_sample
+from solo_edge.data.masks import GroundTruth
 from solo_edge.preprocess import Preprocess
 from solo_edge.targets import Targets, assign_targets
 

@@ -66,7 +66,7 @@ def good_files(folder: Path) -> dict[str, tuple[Path, np.ndarray]]:
         "16-bit png": (".png", fine, in_three(GRAY)),
         "16-bit tiff": (".tif", fine, in_three(GRAY)),
         "16-bit big-endian": (".tif", Image.fromarray(fine.astype(">u2")), in_three(GRAY)),
-        "16-bit ppm": (".pgm", fine, in_three(GRAY)),
+        "16-bit ppm": (".pgm", fine.astype(np.int32), in_three(GRAY)),
         "32-bit of 8": (".tif", GRAY.astype(np.int32), in_three(GRAY)),
         "32-bit of 16": (".tif", fine.astype(np.int32), in_three(GRAY)),
         "32-bit wide": (".tif", GRAY.astype(np.int32) * 4_000_000 - 77, in_three(GRAY / 220 * 255)),

@@ -215,8 +215,6 @@ def test_flipped_ground_truth() -> None:
     np.testing.assert_array_equal(flipped.boxes, again.boxes)
 
 
-# --- mistakes -------------------------------------------------------------------------------------
-
 Change = Callable[[dict[str, Any]], Any]
 
 
@@ -393,9 +391,6 @@ def test_exif_orientation(tmp_path: Path) -> None:
         open_dataset(tmp_path, "train").image(0)
 
 
-# --- layouts --------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("file", "images", "split"),
     [
@@ -470,9 +465,6 @@ def test_no_dataset(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(UsageError, match="no annotation files"):
         open_dataset(tmp_path / "empty", "train")
-
-
-# --- cache ----------------------------------------------------------------------------------------
 
 
 def same(ours: Any, theirs: CocoDataset) -> None:
