@@ -18,7 +18,7 @@ from solo_edge.checkpoint import Checkpoint, find_checkpoint, read_tensors, save
 from solo_edge.config import ModelConfig, TrainConfig
 from solo_edge.data.cache import CachedDataset
 from solo_edge.data.coco import CocoDataset, open_dataset
-from solo_edge.data.loader import Batch, training_loader
+from solo_edge.data.loader import Batch, TrainingLoader
 from solo_edge.errors import AccuracyError, ResourceError, UsageError
 from solo_edge.evaluate import evaluate
 from solo_edge.importers.backbones import load_backbone_weights
@@ -128,7 +128,7 @@ class Trainer:
         )
         cached = CachedDataset(dataset, cache_bytes)
         report(f"training on {len(dataset)} images, {cached.describe()}, on {self.device.type}")
-        self.loader, self.sampler = training_loader(cached, model, config)
+        self.loader = TrainingLoader(cached, model, config)
         self.steps_per_epoch = math.ceil(len(self.loader) / config.accumulate)
         self.epoch = self.step = 0
         self.history: list[dict[str, Any]] = []
@@ -178,11 +178,10 @@ class Trainer:
         return find_checkpoint(self.folder.path)
 
     def train_epoch(self, advance: Callable[[int], None]) -> dict[str, float]:
-        self.sampler.epoch = self.epoch
         start = time.monotonic()
         sums = np.zeros(2)
         total_steps = self.config.epochs * self.steps_per_epoch
-        for index, batch in enumerate(self.loader):
+        for index, batch in enumerate(self.loader.epoch(self.epoch)):
             set_learning_rate(self.optimizer, learning_rate(self.step, total_steps, self.config))
             sums += self.backward(batch)
             if (index + 1) % self.config.accumulate == 0 or index + 1 == len(self.loader):

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -15,20 +15,27 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from solo_edge.config import ModelConfig, TrainConfig
 from solo_edge.data.augment import training_sample
 from solo_edge.data.masks import GroundTruth
+from solo_edge.errors import SoloEdgeError
 from solo_edge.preprocess import Preprocess
 from solo_edge.targets import Targets, assign_targets
 
-__all__ = ["Batch", "TrainingData", "training_loader"]
+__all__ = ["Batch", "TrainingData", "TrainingLoader"]
 
 
 class ImageSource(Protocol):
     """What training reads: a `CocoDataset`, cached or not."""
 
-    image_ids: list[int]
-
+    @property
+    def image_ids(self) -> Sequence[int]: ...
     def __len__(self) -> int: ...
     def image(self, index: int) -> NDArray[np.uint8]: ...
     def ground_truth(self, index: int) -> GroundTruth: ...
+
+
+class Item(NamedTuple):
+    image: Tensor  # [3, H, W] float32
+    targets: Targets
+    image_id: int
 
 
 @dataclass(frozen=True)
@@ -38,8 +45,12 @@ class Batch:
     image_ids: list[int]
 
 
-class TrainingData(Dataset[tuple[Tensor, Targets, int]]):
-    """Sample (epoch, i). Its randomness comes from the seed, the epoch and i alone, whatever the workers."""
+class TrainingData(Dataset[Item | SoloEdgeError]):
+    """Sample (epoch, i). Its randomness comes from the seed, the epoch and i alone, whatever the workers.
+
+    A file that cannot be read gives its error as the item: raised in a worker, it would arrive as the text
+    of a traceback.
+    """
 
     def __init__(self, source: ImageSource, model: ModelConfig, train: TrainConfig):
         self.source = source
@@ -50,24 +61,21 @@ class TrainingData(Dataset[tuple[Tensor, Targets, int]]):
     def __len__(self) -> int:
         return len(self.source)
 
-    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, Targets, int]:
+    def __getitem__(self, key: tuple[int, int]) -> Item | SoloEdgeError:
         epoch, i = key
         rng = np.random.default_rng((self.train.seed, epoch, i))
         image_id = self.source.image_ids[i]
-        sample = training_sample(
-            self.source.image(i),
-            self.source.ground_truth(i),
-            self.preprocess,
-            self.train,
-            rng,
-            image_id,
-        )
+        try:
+            image, truth = self.source.image(i), self.source.ground_truth(i)
+        except SoloEdgeError as error:
+            return error
+        sample = training_sample(image, truth, self.preprocess, self.train, rng, image_id)
         targets = assign_targets(sample.masks, sample.boxes, sample.labels, self.model)
-        return torch.from_numpy(sample.image), targets, image_id
+        return Item(torch.from_numpy(sample.image), targets, image_id)
 
 
 class EpochSampler(Sampler[tuple[int, int]]):
-    """A new order in each epoch, given by the seed and the epoch. Set `epoch` before iterating."""
+    """A new order in each epoch, given by the seed and the epoch."""
 
     def __init__(self, length: int, seed: int):
         self.length = length
@@ -82,27 +90,46 @@ class EpochSampler(Sampler[tuple[int, int]]):
         return ((self.epoch, int(i)) for i in order)
 
 
-def training_loader(
-    source: ImageSource, model: ModelConfig, train: TrainConfig
-) -> tuple[DataLoader[Batch], EpochSampler]:
-    """A loader of whole batches (the last, smaller one of an epoch is kept) and its sampler."""
-    sampler = EpochSampler(len(source), train.seed)
-    loader: DataLoader[Batch] = DataLoader(
-        TrainingData(source, model, train),  # type: ignore[arg-type]  # collate makes it a Batch
-        batch_size=train.batch_size,
-        sampler=sampler,
-        num_workers=train.workers,
-        collate_fn=_collate,
-        persistent_workers=train.workers > 0,
-        worker_init_fn=_start_worker,
-        timeout=120 if train.workers else 0,
-    )
-    return loader, sampler
+class TrainingLoader:
+    """Batches of an epoch, made by worker processes; the last, smaller one is kept."""
+
+    def __init__(self, source: ImageSource, model: ModelConfig, train: TrainConfig):
+        self._sampler = EpochSampler(len(source), train.seed)
+        self._loader: DataLoader[Batch | SoloEdgeError] = DataLoader(
+            TrainingData(source, model, train),  # type: ignore[arg-type]  # collate makes it a Batch
+            batch_size=train.batch_size,
+            sampler=self._sampler,
+            num_workers=train.workers,
+            collate_fn=_collate,
+            persistent_workers=train.workers > 0,
+            worker_init_fn=_start_worker,
+            timeout=120 if train.workers else 0,
+        )
+
+    def __len__(self) -> int:
+        return len(self._loader)
+
+    def epoch(self, epoch: int) -> Iterator[Batch]:
+        """The batches of `epoch`.
+
+        Raises:
+            DataError: an image of the batch cannot be read.
+        """
+        self._sampler.epoch = epoch
+        for batch in self._loader:
+            if isinstance(batch, SoloEdgeError):
+                raise batch
+            yield batch
 
 
-def _collate(samples: list[tuple[Tensor, Targets, int]]) -> Batch:
-    images, targets, image_ids = zip(*samples, strict=True)
-    return Batch(torch.stack(images), list(targets), list(image_ids))
+def _collate(items: list[Item | SoloEdgeError]) -> Batch | SoloEdgeError:
+    good = []
+    for item in items:
+        if isinstance(item, SoloEdgeError):
+            return item
+        good.append(item)
+    images = torch.stack([item.image for item in good])
+    return Batch(images, [item.targets for item in good], [item.image_id for item in good])
 
 
 def _start_worker(_: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from safetensors.torch import save_file
 from solo_edge.checkpoint import load_checkpoint, read_tensors
 from solo_edge.config import TrainConfig, preset
 from solo_edge.data.synthetic import make_dataset
-from solo_edge.errors import AccuracyError, ArtifactError, UsageError
+from solo_edge.errors import AccuracyError, ArtifactError, DataError, UsageError
 from solo_edge.optim import WeightAverage, build_optimizer, learning_rate
 from solo_edge.run_folder import saved_configs
 from solo_edge.train import Trainer, train
@@ -133,21 +134,31 @@ def test_starting_from_a_checkpoint_of_ours(data: Path, tmp_path: Path) -> None:
 
 def test_workers_do_not_change_the_samples(data: Path) -> None:
     from solo_edge.data.coco import open_dataset
-    from solo_edge.data.loader import training_loader
+    from solo_edge.data.loader import TrainingLoader
 
     dataset = open_dataset(data, "train")
     model = dataclasses.replace(MODEL, num_classes=len(dataset.class_names))
     seen = []
     for workers in (0, 2):
         config = dataclasses.replace(CONFIG, workers=workers)
-        loader, sampler = training_loader(dataset, model, config)
-        sampler.epoch = 3
-        batches = list(loader)
+        batches = list(TrainingLoader(dataset, model, config).epoch(3))
         assert [len(batch.targets) for batch in batches] == [3, 3, 1]
         seen.append(batches)
     for a, b in zip(*seen, strict=True):
         assert a.image_ids == b.image_ids
         assert torch.equal(a.images, b.images)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_unreadable_image_is_one_line(data: Path, tmp_path: Path, workers: int) -> None:
+    copy = tmp_path / "data"
+    shutil.copytree(data, copy)
+    broken = copy / "train/000002.jpg"
+    broken.write_bytes(b"no image")
+    config = dataclasses.replace(CONFIG, workers=workers)
+    with pytest.raises(DataError, match="000002") as raised:
+        start(copy, tmp_path / "run", config, cache_bytes=0)
+    assert "Traceback" not in str(raised.value)
 
 
 @pytest.mark.parametrize(
