@@ -17,10 +17,10 @@ version = re.search(r'__version__ = "(.+?)"', (ROOT / "solo_edge/__init__.py").r
 assert version is not None, "solo_edge/__init__.py must define __version__"
 
 # What the device needs to run an engine: neither torch nor onnx nor triton.
-RUNTIME = ["numpy>=1.24", "pillow>=10", "faster-coco-eval>=1.7", "rich>=13"]
+RUNTIME = ["numpy>=1.24", "pillow>=10.1", "faster-coco-eval>=1.7", "rich>=13"]
 # OpenCV is an extra because a Jetson's own build (GStreamer, CSI cameras) must not be replaced.
 OPENCV = ["opencv-python-headless>=4.8"]
-CPU = [*OPENCV, "openvino>=2025.0", "onnxruntime>=1.20", "av>=12"]
+CPU = [*OPENCV, "openvino>=2025.0", "onnxruntime>=1.20", "av>=15"]
 TRAIN = [
     *OPENCV,
     "torch>=2.6",
@@ -56,7 +56,7 @@ setup(
         "train": TRAIN,
         "tensorboard": ["tensorboard>=2.14"],
         # tensorrt and pycuda come with the device's system (JetPack) or from NVIDIA's own index.
-        "tensorrt": ["tensorrt>=10.3", "pycuda>=2024.1"],
+        "tensorrt": ["tensorrt>=10.3", "pycuda>=2024.1", "av>=15"],
         "all": sorted({*CPU, *TRAIN}),
         "dev": sorted({*CPU, *TRAIN, *DEVELOP}),
     },

@@ -31,12 +31,13 @@ from solo_edge.cold_start import ColdStart, measure
 from solo_edge.errors import UsageError
 from solo_edge.evaluate import coco_metrics, coco_results, count_images, match_classes
 from solo_edge.report import Report, Row, report_files, save_report
+from solo_edge.video.clock import frames_per_second
 
 if TYPE_CHECKING:
     from solo_edge.data.coco import CocoDataset
     from solo_edge.runtime.engine import Engine
 
-__all__ = ["STAGES", "benchmark", "frames_per_second", "percentiles"]
+__all__ = ["STAGES", "benchmark", "percentiles", "rate"]
 
 STAGES = ("decode", "preprocess", "network", "postprocess", "masks")
 NOISY = 0.05  # coefficient of variation of the network's time
@@ -142,10 +143,11 @@ def percentiles(values_ms: Sequence[float]) -> dict[str, float]:
     return {"p50": float(p50), "p90": float(p90), "p99": float(p99), "mean": float(array.mean())}
 
 
-def frames_per_second(durations_ms: Sequence[float]) -> float:
-    """(n - 1) / (t_last - t_first) of n results finished one after another."""
-    finished_ms = np.cumsum(np.asarray(durations_ms, dtype=np.float64))
-    return float(1e3 * (len(finished_ms) - 1) / (finished_ms[-1] - finished_ms[0]))
+def rate(durations_ms: Sequence[float]) -> float:
+    """Results per second of results that take turns: `frames_per_second` on the clock that they make."""
+    finished_s = np.cumsum(np.asarray(durations_ms, dtype=np.float64)) / 1e3
+    value = frames_per_second(len(finished_s), float(finished_s[0]), float(finished_s[-1]))
+    return 0.0 if value is None else value
 
 
 def _names(paths: Sequence[Path]) -> list[str]:
@@ -203,7 +205,7 @@ def _row(lane: Lane, dataset: CocoDataset, images: int) -> Row:
         input_size=lane.engine.preprocess.input_size,
         stats=stats,
         per_class=per_class,
-        fps=frames_per_second(total),
+        fps=rate(total),
         latency_ms={**latency, "total": percentiles(total)},
         network_cv=variation,
         noisy=variation > NOISY,

@@ -202,7 +202,8 @@ def _place(
     height, width = patch_size
     x = min(max(left, 0), image_size[1] - width)
     spots = []
-    for y in (top - height, top, bottom, bottom - height):
+    inside = range(top + height, bottom - height, height)
+    for y in (top - height, top, bottom, bottom - height, *inside):
         if 0 <= y <= image_size[0] - height:
             spots.append(_Rectangle(x, y, x + width, y + height))
     if not spots:

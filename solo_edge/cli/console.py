@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Protocol
 
-__all__ = ["Progress", "note", "progress", "table"]
+__all__ = ["Progress", "note", "progress", "status_line", "table"]
 
 SECONDS_BETWEEN_LINES = 10.0  # of progress where standard error is no terminal
 
@@ -52,6 +52,27 @@ def _plain_progress(title: str) -> Progress:
             note(f"{title}: {done} of {total}")
 
     return show
+
+
+@contextmanager
+def status_line() -> Iterator[Callable[[str], None]]:
+    """Yield a function for how things stand: one line of a terminal, else a line now and then."""
+    if not sys.stderr.isatty():
+        last = time.monotonic()
+
+        def show(text: str) -> None:
+            nonlocal last
+            if time.monotonic() - last >= SECONDS_BETWEEN_LINES:
+                last = time.monotonic()
+                note(text)
+
+        yield show
+        return
+    from rich.console import Console
+    from rich.markup import escape
+
+    with Console(stderr=True).status("starting") as status:
+        yield lambda text: status.update(escape(text))
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -165,22 +165,31 @@ def _make_dataset_arguments(parser: CommandParser) -> None:
         metavar=("HEIGHT", "WIDTH"),
         help="image size in pixels (default: 256 256)",
     )
+    parser.add_argument(
+        "--video-frames",
+        type=positive,
+        metavar="N",
+        help="also render OUT/video.mp4 with N frames at 25 per second (default: no video)",
+    )
 
 
 def _make_dataset(values: argparse.Namespace) -> None:
-    from solo_edge.data.synthetic import make_dataset
+    from solo_edge.data.synthetic import make_dataset, render_video
 
-    size = (values.size[0], values.size[1])
-    with progress("rendering") as advance:
+    with progress("rendering") as show:
         make_dataset(
             values.out,
             values.images,
             values.seed,
-            size=size,
+            size=(values.size[0], values.size[1]),
             val_images=values.val_images,
-            progress=advance,
+            progress=show,
         )
     print(values.out)
+    if values.video_frames is not None:
+        video = values.out / "video.mp4"
+        render_video(video, values.video_frames, values.seed)
+        print(video)
 
 
 TRAIN = Command(

@@ -4,24 +4,20 @@ from __future__ import annotations
 
 import csv
 import json
-import subprocess
 import sys
-import time
 from dataclasses import dataclass
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from solo_edge import benchmark as module
-from solo_edge import cold_start, environment, errors
-from solo_edge.benchmark import STAGES, benchmark, frames_per_second, percentiles
+from solo_edge.benchmark import STAGES, benchmark, percentiles, rate
 from solo_edge.cold_start import ColdStart
 from solo_edge.errors import ResourceError, UsageError
 from solo_edge.instances import Instances
 from solo_edge.preprocess import Preprocess
-from solo_edge.report import HEADER, check_writable, report_files, table_row
+from solo_edge.report import HEADER, table_row
 
 SIZE = (40, 60)
 
@@ -207,10 +203,10 @@ def test_a_place_that_cannot_be_written_is_found_before_measuring(race):
     assert race.calls == []
 
 
-def test_frames_per_second_counts_intervals():
+def test_the_rate_counts_intervals():
     # Results at 100, 110, 130, 150 ms: three intervals in 50 ms. The first image's time does not matter.
-    assert frames_per_second([100.0, 10.0, 20.0, 20.0]) == pytest.approx(60.0)
-    assert frames_per_second([5.0, 10.0, 20.0, 20.0]) == pytest.approx(60.0)
+    assert rate([100.0, 10.0, 20.0, 20.0]) == pytest.approx(60.0)
+    assert rate([5.0, 10.0, 20.0, 20.0]) == pytest.approx(60.0)
 
 
 def test_percentiles_are_those_of_numpy():
@@ -220,56 +216,3 @@ def test_percentiles_are_those_of_numpy():
     assert found["p90"] == sorted(values)[90]
     assert found["p99"] == sorted(values)[99]
     assert found["mean"] == pytest.approx(sum(values) / 101)
-
-
-def test_report_goes_into_a_folder_or_beside_a_file_name(tmp_path):
-    names = {s: p.relative_to(tmp_path) for s, p in report_files(tmp_path / "r").items()}
-    assert names == {s: Path("r") / f"report{s}" for s in (".json", ".csv", ".md")}
-    names = {s: p.relative_to(tmp_path) for s, p in report_files(tmp_path / "nano.v2.md").items()}
-    assert names == {s: Path(f"nano.v2{s}") for s in (".json", ".csv", ".md")}
-    assert list(tmp_path.iterdir()) == []  # looking leaves nothing behind
-
-
-def test_check_writable_leaves_nothing(tmp_path):
-    check_writable(tmp_path / "new" / "deep" / "file.json")
-    assert list(tmp_path.iterdir()) == []
-    with pytest.raises(UsageError, match="folder"):
-        check_writable(tmp_path)
-
-
-def test_cold_start_passes_errors_of_the_other_process_on(tmp_path):
-    missing = tmp_path / "no.engine"
-    with pytest.raises(errors.UsageError) as caught:
-        cold_start.measure(missing, tmp_path / "no.png", {"threads": 1})
-    assert "no.engine" in str(caught.value)
-
-
-def test_peak_memory_is_of_this_process_alone():
-    """A small child of a process that holds much must not report its parent's size."""
-    ballast = np.ones(400 << 20, np.uint8)
-    code = "from solo_edge.cold_start import _peak_rss_bytes as f; print(f())"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert 5 << 20 < int(done.stdout) < 300 << 20
-    assert ballast[0] == 1
-
-
-def test_environment_is_plain_values():
-    facts = environment.describe()
-    assert json.loads(json.dumps(facts)) == facts
-    assert facts["cores"] >= 1
-    assert facts["memory_bytes"] > 1 << 28
-    assert facts["versions"]["numpy"] == np.__version__
-    assert set(facts["isa"]) <= set(environment.ISA_FLAGS)
-
-
-def test_commit_is_none_outside_a_checkout(monkeypatch, tmp_path):
-    monkeypatch.setattr(environment.solo_edge, "__file__", str(tmp_path / "solo_edge/__init__.py"))
-    assert environment._commit() is None
-
-
-def test_the_clock_is_shared_between_processes():
-    """`cold_start.measure` subtracts a start taken here from a time taken in the child."""
-    before = time.perf_counter()
-    code = "import time; print(time.perf_counter())"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert before < float(done.stdout) < time.perf_counter()

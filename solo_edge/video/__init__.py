@@ -1,0 +1,18 @@
+"""Video in, video out: sources, writers and the pipeline between them."""
+
+from solo_edge.video.pipeline import Predictor, StreamReport, StreamStatus, stream
+from solo_edge.video.sink import JsonLinesWriter, VideoWriter
+from solo_edge.video.source import Frame, Source, open_source, redact
+
+__all__ = [
+    "Frame",
+    "JsonLinesWriter",
+    "Predictor",
+    "Source",
+    "StreamReport",
+    "StreamStatus",
+    "VideoWriter",
+    "open_source",
+    "redact",
+    "stream",
+]

@@ -1,0 +1,48 @@
+/* A CUDA driver without a GPU: device memory is host memory, copies happen at once. It checks what the
+   real one would (a current context, the right stream) and reports at exit what was not given back.
+   Results are CUresult: 0 success, 1 invalid value, 2 out of memory, 100 no device, 201 invalid context,
+   400 invalid handle, 500 not found. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+typedef int R;
+static long live_device, live_host, live_streams, live_contexts, depth;
+static void report(void) {
+  fprintf(stderr, "device=%ld host=%ld streams=%ld contexts=%ld depth=%ld\n", live_device, live_host, live_streams, live_contexts, depth);
+}
+R cuInit(unsigned flags) { atexit(report); return getenv("FAKE_CUDA_NO_DEVICE") ? 100 : 0; }
+R cuDeviceGetCount(int *n) { *n = 1; return 0; }
+R cuDeviceGet(int *d, int i) { *d = i; return 0; }
+R cuDeviceGetName(char *name, int size, int d) { snprintf(name, size, "Fake GPU"); return 0; }
+R cuDeviceGetAttribute(int *value, int which, int d) { *value = which == 75 ? 8 : which == 76 ? 7 : 0; return 0; }
+R cuDevicePrimaryCtxRetain(void **c, int d) { live_contexts++; *c = (void *)0x1234; return 0; }
+R cuDevicePrimaryCtxRelease_v2(int d) { live_contexts--; return 0; }
+R cuCtxPushCurrent_v2(void *c) { if (c != (void *)0x1234) return 201; depth++; return 0; }
+R cuCtxPopCurrent_v2(void **c) { if (depth == 0) return 201; depth--; *c = (void *)0x1234; return 0; }
+R cuStreamCreate(void **s, unsigned flags) { if (!depth || flags != 1) return 1; live_streams++; *s = (void *)0x5678; return 0; }
+R cuStreamDestroy_v2(void *s) { if (s != (void *)0x5678) return 400; live_streams--; return 0; }
+R cuStreamSynchronize(void *s) { return s == (void *)0x5678 ? 0 : 400; }
+R cuMemAlloc_v2(void **p, size_t n) { if (!depth) return 201; if (n > (1u << 30)) return 2; live_device++; *p = malloc(n); return 0; }
+R cuMemFree_v2(void *p) { live_device--; free(p); return 0; }
+R cuMemHostAlloc(void **p, size_t n, unsigned flags) { if (!depth) return 201; live_host++; *p = malloc(n); return 0; }
+R cuMemFreeHost(void *p) { live_host--; free(p); return 0; }
+R cuMemcpyHtoDAsync_v2(void *d, const void *h, size_t n, void *s) { if (s != (void *)0x5678) return 400; memcpy(d, h, n); return 0; }
+R cuMemcpyDtoHAsync_v2(void *h, void *d, size_t n, void *s) { if (s != (void *)0x5678) return 400; memcpy(h, d, n); return 0; }
+R cuGetErrorString(int e, const char **text) { *text = e == 2 ? "out of memory" : e == 100 ? "no CUDA-capable device is detected" : "other error"; return 0; }
+R cuDriverGetVersion(int *v) { *v = 13000; return 0; }
+#define F(name, f) {name, (void *)f}
+static struct { const char *name; void *f; } table[] = {
+  F("cuInit", cuInit), F("cuDeviceGetCount", cuDeviceGetCount), F("cuDeviceGet", cuDeviceGet), F("cuDeviceGetName", cuDeviceGetName),
+  F("cuDeviceGetAttribute", cuDeviceGetAttribute), F("cuDevicePrimaryCtxRetain", cuDevicePrimaryCtxRetain),
+  F("cuDevicePrimaryCtxRelease", cuDevicePrimaryCtxRelease_v2), F("cuCtxPushCurrent", cuCtxPushCurrent_v2),
+  F("cuCtxPopCurrent", cuCtxPopCurrent_v2), F("cuStreamCreate", cuStreamCreate), F("cuStreamDestroy", cuStreamDestroy_v2),
+  F("cuStreamSynchronize", cuStreamSynchronize), F("cuMemAlloc", cuMemAlloc_v2), F("cuMemFree", cuMemFree_v2),
+  F("cuMemHostAlloc", cuMemHostAlloc), F("cuMemFreeHost", cuMemFreeHost), F("cuMemcpyHtoDAsync", cuMemcpyHtoDAsync_v2),
+  F("cuMemcpyDtoHAsync", cuMemcpyDtoHAsync_v2), F("cuGetErrorString", cuGetErrorString), F("cuDriverGetVersion", cuDriverGetVersion)};
+R cuGetProcAddress_v2(const char *s, void **p, int v, unsigned long long f, int *st) {
+  *p = 0;
+  for (unsigned i = 0; i < sizeof table / sizeof *table; i++) if (!strcmp(s, table[i].name)) *p = table[i].f;
+  if (!strcmp(s, "cuGetProcAddress")) *p = (void *)cuGetProcAddress_v2;
+  if (st) *st = *p ? 0 : 1;
+  return *p ? 0 : 500;
+}
