@@ -131,6 +131,8 @@ def read_safetensors_header(path: Path) -> tuple[dict[str, dict[str, Any]], dict
     try:
         header = json.loads(text)
         metadata = header.pop("__metadata__", {})
+        if not all(isinstance(value, str) for value in metadata.values()):
+            raise ValueError("its metadata are no texts")
         for name, tensor in header.items():
             start, end = tensor["data_offsets"]
             if end - start != _count(tensor["shape"]) * ITEM_BYTES[tensor["dtype"]]:

@@ -167,6 +167,10 @@ class Instances:
             image_size=self.image_size,
         )
 
+    def at_least(self, score: float) -> Instances:
+        """Only the instances with at least this score."""
+        return self.select(self.scores >= score)
+
     def to_coco(
         self, image_id: int, category_ids: Sequence[int] | None = None
     ) -> list[dict[str, Any]]:

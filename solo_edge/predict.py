@@ -42,6 +42,7 @@ def predict(
     source: str,
     out: Path | None = None,
     json_path: Path | None = None,
+    min_score: float = 0.0,
     on_item: Callable[[PredictItem], None] | None = None,
 ) -> PredictReport:
     """Find instances in an image, a folder or pattern of images, or a video.
@@ -52,6 +53,7 @@ def predict(
             keeps its name (.png stays .png, the rest becomes .jpg); for a video .mp4 or .mkv.
         json_path: JSON Lines. An image's line holds `image` (the path), `size` (height, width) and
             `detections`: COCO results whose `image_id` counts the images from 0.
+        min_score: instances below it are neither drawn nor written.
         on_item: called for every image, also for one that cannot be read.
 
     Raises:
@@ -62,7 +64,7 @@ def predict(
         As `stream`, for a video. Whatever the engine or `on_item` raises.
     """
     if not is_image_source(source):
-        report = stream(engine, source, save=out, json_path=json_path)
+        report = stream(engine, source, save=out, json_path=json_path, min_score=min_score)
         return PredictReport(ok=report.processed, failed=0, stream=report)
     paths = list_images(source)
     outputs = [None] * len(paths) if out is None else _output_paths(out, paths)
@@ -82,7 +84,7 @@ def predict(
                 if on_item is not None:
                     on_item(PredictItem(path, error=error))
                 continue
-            found, _ = engine.run(image)
+            found = engine.run(image)[0].at_least(min_score)
             if output is not None:
                 write_image(output, draw_instances(image, found))
             if lines is not None:

@@ -29,8 +29,8 @@ from solo_edge.files import atomic_file, read_json, write_json
 
 __all__ = ["RunFolder", "TrainingState", "saved_configs"]
 
-# Options that may differ when a run is resumed: they do not change what is learnt.
-FREE = {"workers", "device", "validate_every"}
+# Options that may differ when a run is resumed: where and how often something is done, and for how long.
+FREE = {"workers", "device", "validate_every", "epochs"}
 
 
 @dataclasses.dataclass
@@ -103,6 +103,9 @@ class RunFolder:
                         where=self.path,
                         fix="resume with the same options or start a run in another --out",
                     )
+        if train != old_train:
+            description = read_json(self.path / "run.json", "run description", ArtifactError)
+            write_json(self.path / "run.json", {**description, "train": dataclasses.asdict(train)})
         path = self.path / "resume.safetensors"
         if not path.is_file():
             return None

@@ -89,6 +89,7 @@ def stream(
     show: bool = False,
     max_frames: int | None = None,
     json_path: Path | None = None,
+    min_score: float = 0.0,
     on_status: Callable[[StreamStatus], None] | None = None,
 ) -> StreamReport:
     """Find instances in every frame until the source ends, somebody stops it, or something fails.
@@ -104,6 +105,7 @@ def stream(
         max_frames: stop after so many results.
         json_path: JSON Lines; each holds `frame`, `timestamp_s`, `size` (height, width) and
             `detections`, COCO results with `image_id` = `frame`.
+        min_score: instances below it are neither drawn, counted nor written.
         on_status: called about once a second.
 
     Raises:
@@ -122,7 +124,7 @@ def stream(
         check_display()
     with ExitStack() as stack:
         opened = source if isinstance(source, Source) else stack.enter_context(open_source(source))
-        run = _Run(engine, opened, max_frames, on_status, show)
+        run = _Run(engine, opened, max_frames, min_score, on_status, show)
         if json_path is not None:  # before the other output takes the place of an earlier one
             check_output(json_path, opened.files)
         if save is not None:
@@ -142,10 +144,12 @@ class _Run:
         engine: Predictor,
         source: Source,
         max_frames: int | None,
+        min_score: float,
         on_status: Callable[[StreamStatus], None] | None,
         show: bool,
     ):
         self.engine, self.source, self.max_frames = engine, source, max_frames
+        self.min_score = min_score
         self.on_status, self.show = on_status, show
         self.writer: VideoWriter | ImageWriter | None = None
         self.lines: JsonLinesWriter | None = None
@@ -217,6 +221,7 @@ class _Run:
         """Everything for one frame; returns the number of instances."""
         frame, stages = arrival.frame, self.stages
         found, times = self.engine.run(frame.image)
+        found = found.at_least(self.min_score)
         stages.add("preprocess", times.preprocess_ms)
         stages.add("network", times.network_ms)
         stages.add("postprocess", times.postprocess_ms)

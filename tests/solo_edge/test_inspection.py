@@ -17,7 +17,7 @@ from solo_edge.inspection import describe, inspect_path, read_safetensors_header
 def checkpoint(tmp_path):
     tensors = {
         "weight": np.arange(12, dtype=np.float32).reshape(3, 4),
-        "count": np.int64(7),
+        "count": np.array(7, np.int64),
         "half": np.zeros((0, 5), np.float16),
     }
     metadata = {"solo_edge": json.dumps({"class_names": ["a", "b"], "metrics": {"AP": 0.25}})}
@@ -105,7 +105,7 @@ def test_tensors_that_overlap(tmp_path):
     assert "overlap" in inspect_path(write(tmp_path / "w.safetensors", header, bytes(8)))["problem"]
 
 
-@pytest.mark.parametrize("metadata", [3, {"solo_edge": "{"}, {"solo_edge": "[]"}], ids=str)
+@pytest.mark.parametrize("metadata", [3, {"solo_edge": 3}, {"solo_edge": "{"}, {"solo_edge": "[]"}], ids=str)
 def test_metadata_that_makes_no_sense(metadata, tmp_path):
     path = write(tmp_path / "w.safetensors", {"__metadata__": metadata})
     with pytest.raises(ArtifactError, match="damaged"):

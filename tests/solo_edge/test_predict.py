@@ -98,7 +98,7 @@ def test_bad_images_are_told_and_passed_over(tmp_path, folder):
     (folder / "d.jpg").write_bytes((folder / "d.jpg").read_bytes()[:300])
     items = []
     with pytest.raises(DataError, match="3 of 6 images could not be read, 3 are done") as caught:
-        predict(Engine(), str(folder), tmp_path / "out", tmp_path / "a.jsonl", items.append)
+        predict(Engine(), str(folder), tmp_path / "out", tmp_path / "a.jsonl", on_item=items.append)
     assert caught.value.exit_code == 3
     assert [item.path.name for item in items if item.error] == ["1.jpg", "c.png", "d.jpg"]
     assert all("\n" not in str(item.error) for item in items)

@@ -94,10 +94,13 @@ def test_a_run_is_never_overwritten_nor_resumed_with_other_options(
     start(data, tmp_path / "run", one)
     with pytest.raises(UsageError, match="--resume"):
         start(data, tmp_path / "run", one)
-    with pytest.raises(UsageError, match="started with epochs = 1"):
-        start(data, tmp_path / "run", CONFIG, resume=True)
+    with pytest.raises(UsageError, match="started with batch_size = 3"):
+        start(data, tmp_path / "run", dataclasses.replace(one, batch_size=2), resume=True)
     with pytest.raises(UsageError, match="no run to resume"):
         start(data, tmp_path / "other", one, resume=True)
+    start(data, tmp_path / "run", CONFIG, resume=True)  # longer
+    assert saved_configs(tmp_path / "run")[1] == CONFIG
+    assert load_checkpoint(tmp_path / "run/last.safetensors").training["epoch"] == CONFIG.epochs
 
 
 def test_nan_stops_the_run_and_names_the_images(

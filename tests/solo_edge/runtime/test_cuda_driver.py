@@ -71,7 +71,9 @@ def has_cuda_bindings():
         return False
 
 
-needs_bindings = pytest.mark.skipif(not has_cuda_bindings(), reason="cuda-bindings is not installed")
+needs_bindings = pytest.mark.skipif(
+    not has_cuda_bindings(), reason="cuda-bindings is not installed"
+)
 
 
 @needs_bindings
