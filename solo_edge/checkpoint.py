@@ -16,6 +16,7 @@ from solo_edge.config import ModelConfig, from_dict
 from solo_edge.errors import ArtifactError, UsageError
 from solo_edge.files import atomic_file
 from solo_edge.importers import import_weights
+from solo_edge.importers.coco_classes import COCO_CATEGORY_IDS, COCO_CLASS_NAMES
 from solo_edge.models.solov2 import SOLOv2
 from solo_edge.preprocess import Preprocess
 
@@ -92,8 +93,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
                 raise ValueError("the header contradicts itself or is of a later version")
         else:
             config, tensors = import_weights(tensors, str(path))
-            classes = tuple(f"class {i + 1}" for i in range(config.num_classes))
-            ids = tuple(range(1, config.num_classes + 1))
+            classes, ids = _foreign_classes(config.num_classes)
             metrics, training = {}, {"imported_from": path.name}
     except (ValueError, KeyError, TypeError) as error:
         detail = f"key {error} is missing" if isinstance(error, KeyError) else str(error)
@@ -103,6 +103,13 @@ def load_checkpoint(path: Path) -> Checkpoint:
     model = SOLOv2(config)
     _load_weights(model, tensors, path)
     return Checkpoint(model.eval(), classes, ids, metrics, training)
+
+
+def _foreign_classes(count: int) -> tuple[tuple[str, ...], tuple[int, ...]]:
+    """Names and category ids for a checkpoint that carries none: COCO's where there are 80 of them."""
+    if count == len(COCO_CLASS_NAMES):
+        return COCO_CLASS_NAMES, COCO_CATEGORY_IDS
+    return tuple(f"class {i}" for i in range(count)), tuple(range(1, count + 1))
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

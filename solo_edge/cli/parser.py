@@ -15,7 +15,15 @@ from typing import Any, NoReturn
 
 from solo_edge.errors import UsageError, did_you_mean
 
-__all__ = ["Command", "CommandParser", "config_values", "one_of", "parse_assignments", "positive"]
+__all__ = [
+    "Command",
+    "CommandParser",
+    "config_values",
+    "one_of",
+    "parse_assignments",
+    "positive",
+    "probability",
+]
 
 
 class CommandParser(argparse.ArgumentParser):
@@ -138,6 +146,17 @@ def positive(text: str) -> int:
         value = 0
     if value < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+    return value
+
+
+def probability(text: str) -> float:
+    """A converter for `type=`: a number from 0 to 1."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0.0 <= value <= 1.0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 to 1")
     return value
 
 

@@ -22,6 +22,7 @@ from solo_edge.manifest import (
     Manifest,
     Precision,
     cell_strides,
+    describe_tensors,
     read_manifest,
     verify,
 )
@@ -143,9 +144,10 @@ def load_engine(path: str | Path, *, threads: int | None = None, **thresholds: A
         fix = "build it again with these thresholds, or with --graph network"
         raise UsageError(what, where=folder, fix=fix)
     runner = open_runner(folder, manifest, config, threads)
+    inputs, outputs = describe_tensors(manifest.model, manifest.graph, config)
     try:
-        for what in ("inputs", "outputs"):
-            check_tensors(what[:-1], getattr(manifest, what), getattr(runner, what), folder)
+        check_tensors("input", inputs, runner.inputs, folder)
+        check_tensors("output", outputs, runner.outputs, folder)
     except ArtifactError:
         runner.close()
         raise

@@ -1,11 +1,15 @@
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
 import torch
 
 from solo_edge.config import preset
 from solo_edge.errors import ArtifactError
 from solo_edge.importers import import_weights
+from solo_edge.importers.coco_classes import COCO_CATEGORY_IDS, COCO_CLASS_NAMES
 from solo_edge.models.solov2 import SOLOv2
 
 # Our module names back to the authors'.
@@ -75,3 +79,11 @@ def test_deformable_v1_is_refused() -> None:
     weights[key] = weights[key][:18]
     with pytest.raises(ArtifactError, match="v1"):
         import_weights(weights, "file")
+
+
+def test_eighty_classes_are_those_of_coco(shared: Path) -> None:
+    """Names and ids as an annotation file of COCO lists them."""
+    listed = json.loads((shared / "data/coco_train2017_287/train.json").read_text())["categories"]
+    listed.sort(key=lambda category: category["id"])
+    assert tuple(category["name"] for category in listed) == COCO_CLASS_NAMES
+    assert tuple(category["id"] for category in listed) == COCO_CATEGORY_IDS
