@@ -60,6 +60,7 @@ __all__ = [
 Backend = Literal["tensorrt", "torch", "openvino", "onnxruntime"]
 Precision = Literal["fp32", "fp16", "bf16"]
 Graph = Literal["network", "full"]
+DataType = Literal["float32", "int64"]
 
 SCHEMA = 1
 MANIFEST = "manifest.json"
@@ -74,6 +75,10 @@ OUTPUTS: dict[Graph, tuple[str, ...]] = {
     "network": ("category_scores", "mask_kernels", "mask_features"),
     "full": ("labels", "scores", "masks", "valid_count"),
 }
+_OUTPUT_TYPES: dict[Graph, tuple[DataType, ...]] = {
+    "network": ("float32", "float32", "float32"),
+    "full": ("int64", "float32", "float32", "int64"),
+}
 HOW_TO_BUILD = "build one: solo-edge build-engine CHECKPOINT -o NAME.engine"
 REBUILD = "build the engine again: solo-edge build-engine CHECKPOINT -o NAME.engine"
 
@@ -83,7 +88,7 @@ class TensorSpec:
     """An input or output of a graph. Every size is known."""
 
     name: str
-    dtype: Literal["float32", "int64"]
+    dtype: DataType
     shape: tuple[int, ...]
 
 
@@ -163,21 +168,18 @@ def describe_tensors(
     height, width = model.input_size
     mask_size = (height // 4, width // 4)
     image = TensorSpec("image", "float32", (batch, 3, height, width))
-    types: tuple[Literal["float32", "int64"], ...]
     shapes: tuple[tuple[int, ...], ...]
     if graph == "network":
-        types = ("float32", "float32", "float32")
         shapes = (
             (batch, model.num_classes, model.num_cells),
             (batch, model.kernel_length, model.num_cells),
             (batch, model.kernel_length, *mask_size),
         )
     else:
-        types = ("int64", "float32", "float32", "int64")
         slots = (batch, config.max_instances)
         shapes = (slots, slots, (*slots, *mask_size), (batch,))
-    specs = zip(OUTPUTS[graph], types, shapes, strict=True)
-    return (image,), tuple(TensorSpec(name, dtype, shape) for name, dtype, shape in specs)
+    outputs = zip(OUTPUTS[graph], _OUTPUT_TYPES[graph], shapes, strict=True)
+    return (image,), tuple(TensorSpec(name, dtype, shape) for name, dtype, shape in outputs)
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from solo_edge.cli.console import note, status_line, table
 from solo_edge.cli.parser import Command, CommandParser, positive, probability
 from solo_edge.cli.thresholds import add_model_options, model_options
+from solo_edge.errors import DataError
 
 if TYPE_CHECKING:
     from solo_edge.predict import PredictItem
@@ -169,6 +170,10 @@ def _stream_to(
     for path in (save, values.json, file):
         if path is not None:
             print(path)
+    if report.missing:
+        announced = report.captured + report.missing
+        what = f"the video ends after {report.captured} of {announced} frames, which are done"
+        raise DataError(what, where=report.source, fix="get the whole file")
     if report.stopped_by in ("SIGINT", "SIGTERM"):
         return 128 + signal.Signals[report.stopped_by]
     return 0

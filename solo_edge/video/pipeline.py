@@ -34,6 +34,7 @@ FILE_DEPTH = 4  # decoded frames that wait for the network
 FALLBACK_FPS = 25.0
 POLL_S = 0.1  # how soon a signal is noticed while no frame comes
 STATUS_EVERY_S = 1.0
+TOLERATED_MISSING = 0.05  # of the announced frames
 END_PATIENCE_S = 2.0  # for a read that is under way
 WINDOW = "solo-edge"
 
@@ -71,6 +72,7 @@ class StreamReport:
     stages: dict[str, Summary]  # wait, preprocess, network, postprocess, draw, write ...
     latency: Summary | None  # from a frame's arrival to its result on disk and screen
     stopped_by: str | None  # SIGINT, SIGTERM or "window"; None at the end of the source
+    missing: int  # frames that the file announces and does not hold
 
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
@@ -201,7 +203,16 @@ class _Run:
             stages=self.stages.summary(),
             latency=self.latency.summary().get("latency"),
             stopped_by=self.stopped_by,
+            missing=self._missing(counts.put),
         )
+
+    def _missing(self, captured: int) -> int:
+        announced = self.source.frame_count
+        if self.source.live or announced is None or self.stopped_by or captured == self.max_frames:
+            return 0
+        # Containers miscount by a few frames; a file that was cut off lacks many.
+        lacking = announced - captured
+        return lacking if lacking > announced * TOLERATED_MISSING else 0
 
     def _capture(self) -> None:
         """The capture thread: frames, then the end or the error, into the buffer."""

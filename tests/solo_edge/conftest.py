@@ -13,9 +13,9 @@ from solo_edge.config import PostprocessConfig
 
 @pytest.fixture(scope="session")
 def lively_model():
-    """`solov2-nano-256` in evaluation mode, with weights scaled so that its test images are full of instances."""
-    torch = pytest.importorskip("torch")
-    pytest.importorskip("timm")
+    """`solov2-nano-256` in evaluation mode, with weights that see instances everywhere."""
+    import torch
+
     from solo_edge.config import preset
     from solo_edge.export.self_check import make_image
     from solo_edge.models.solov2 import SOLOv2
@@ -61,7 +61,7 @@ def lively_checkpoint(lively_model, tmp_path_factory: pytest.TempPathFactory) ->
 
 @pytest.fixture(scope="session")
 def exported(lively_model, tmp_path_factory: pytest.TempPathFactory):
-    """exported(graph, precision, config) -> ONNX file of `lively_model`; each is made once, which takes seconds."""
+    """exported(graph, precision, config) -> ONNX file of `lively_model`; each is made once."""
     from solo_edge.export.onnx import export_onnx
 
     folder = tmp_path_factory.mktemp("exported")

@@ -1,4 +1,4 @@
-"""Building engines: the choice of the backend, what is refused, and that a wrong engine never gets its name."""
+"""Building engines: choosing the backend, what is refused, and that a wrong engine gets no name."""
 
 from __future__ import annotations
 
@@ -6,10 +6,7 @@ import sys
 
 import numpy as np
 import pytest
-
-torch = pytest.importorskip("torch")
-pytest.importorskip("timm")
-pytest.importorskip("onnxscript")
+import torch
 
 from solo_edge.errors import ArtifactError, ResourceError, UsageError
 from solo_edge.export import build
@@ -156,7 +153,7 @@ def test_too_many_candidates_for_tensorrt(lively_checkpoint, tmp_path, monkeypat
 def test_a_wrong_engine_is_not_kept_and_the_old_one_stays(
     lively_checkpoint, exported, tmp_path, monkeypatch
 ):
-    """The weights of the file that is written differ from the model's, as a bug in an exporter could make them."""
+    """The file that is written has other weights than the model, as after a bug in the exporter."""
     onnx = pytest.importorskip("onnx")
     pytest.importorskip("onnxruntime")
     out = tmp_path / "a.engine"

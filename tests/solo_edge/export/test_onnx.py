@@ -1,4 +1,4 @@
-"""ONNX files: what they promise about names, types and shapes, and that two runtimes compute the same as PyTorch."""
+"""ONNX files: names, types and shapes, and that two runtimes compute the same as PyTorch."""
 
 from __future__ import annotations
 
@@ -6,13 +6,10 @@ import logging
 from collections import Counter
 
 import numpy as np
+import onnx
+import onnxruntime
 import pytest
-
-onnx = pytest.importorskip("onnx")
-onnxruntime = pytest.importorskip("onnxruntime")
-torch = pytest.importorskip("torch")
-pytest.importorskip("onnxscript")
-pytest.importorskip("timm")
+import torch
 
 from solo_edge.config import PostprocessConfig, preset
 from solo_edge.errors import ArtifactError, UsageError
@@ -66,7 +63,7 @@ def instances(graph, outputs, model, config, geometry) -> Instances:
 def unmatched(found: Instances, expected: Instances, tolerance: float) -> int:
     """Instances of `expected` without one of the same class, score and mask (IoU 0.999) in `found`."""
     missing = 0
-    for label, score, mask in zip(expected.labels, expected.scores, expected.masks):
+    for label, score, mask in zip(expected.labels, expected.scores, expected.masks, strict=True):
         alike = np.flatnonzero((found.labels == label) & (abs(found.scores - score) <= tolerance))
         overlaps = [(m & mask).sum() / max((m | mask).sum(), 1) for m in found.masks[alike]]
         missing += max(overlaps, default=0.0) < 0.999
@@ -190,7 +187,7 @@ def quiet_and_busy(model):
     blank = np.zeros((1, 3, *model.config.input_size), dtype=np.float32)
     images = [prepared(model, seed)[0] for seed in range(6)]
     best = [float(torch_outputs(NetworkGraph(model), x)[0].max()) for x in [blank, *images]]
-    ranked = sorted(zip(best, range(len(best))))
+    ranked = sorted((score, i) for i, score in enumerate(best))
     quiet, busy = ([blank, *images][i] for i in (ranked[0][1], ranked[-1][1]))
     return quiet, busy, (ranked[0][0] + ranked[-1][0]) / 2
 

@@ -8,9 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-pytest.importorskip("torch")
-pytest.importorskip("timm")
-
 from solo_edge.config import PostprocessConfig
 from solo_edge.errors import ArtifactError
 from solo_edge.export.self_check import TOLERANCES, check_runner, make_image

@@ -1,4 +1,4 @@
-"""TensorRT's names in all supported versions, and NVIDIA's own parser and builder on our graphs, without a GPU."""
+"""TensorRT's names in all supported versions, and NVIDIA's parser and builder on our graphs."""
 
 from __future__ import annotations
 

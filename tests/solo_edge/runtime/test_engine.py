@@ -11,9 +11,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-pytest.importorskip("torch")
-pytest.importorskip("timm")
-
 from solo_edge.errors import ArtifactError, ResourceError, UsageError
 from solo_edge.export.build import build_engine
 from solo_edge.export.self_check import make_image

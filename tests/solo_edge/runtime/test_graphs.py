@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
-
-torch = pytest.importorskip("torch")
-pytest.importorskip("timm")
-
+import torch
 from torch import nn
 
 from solo_edge.config import PostprocessConfig, preset
@@ -68,8 +67,6 @@ def test_fewer_bits_are_close_and_norms_stay_in_float32(lively_model, image, pre
 
 @pytest.mark.parametrize("norm", ["group", "batch"])
 def test_folding_batch_norms_changes_nothing_else(norm):
-    import copy
-
     torch.manual_seed(0)
     model = SOLOv2(
         preset(
@@ -90,8 +87,8 @@ def test_folding_batch_norms_changes_nothing_else(norm):
     assert not any(isinstance(m, nn.BatchNorm2d) for m in folded.modules())
     with torch.inference_mode():
         expected, found = model(image), folded(image)
-    pairs = [*zip(found.category_logits, expected.category_logits)]
-    pairs += [*zip(found.mask_kernels, expected.mask_kernels)]
+    pairs = [*zip(found.category_logits, expected.category_logits, strict=True)]
+    pairs += [*zip(found.mask_kernels, expected.mask_kernels, strict=True)]
     for a, b in [*pairs, (found.mask_features, expected.mask_features)]:
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
 

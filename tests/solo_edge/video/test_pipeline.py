@@ -317,3 +317,25 @@ def test_signals_end_it_with_complete_files(tmp_path, frames_in, number, live):
     assert len(frames_in(tmp_path / "out.mp4")) == int(processed)
     lines = (tmp_path / "out.jsonl").read_text().splitlines()
     assert [json.loads(line)["size"] for line in lines] == [[64, 64]] * int(processed)
+
+
+def test_a_file_that_was_cut_off_says_how_much_is_missing(shared, tmp_path, fixed_engine):
+    """The index at the front of the file announces all frames; most of their bytes are gone."""
+    whole = (shared / "data/videos/intel_car-detection.mp4").read_bytes()
+    cut = tmp_path / "cut.mp4"
+    cut.write_bytes(whole[:100_000])
+    report = stream(fixed_engine(), str(cut))
+    assert report.missing > 300
+    assert report.captured + report.missing == 377
+    assert stream(fixed_engine(), str(cut), max_frames=3).missing == 0
+
+
+def test_unsure_instances_are_left_out(make_video, tmp_path, fixed_engine):
+    video = make_video(tmp_path / "in.mp4", frames=4)
+    lines = tmp_path / "found.jsonl"
+    report = stream(fixed_engine(), str(video), json_path=lines, min_score=0.7)
+    assert report.instances == 4  # one of two in each frame
+    assert report.missing == 0
+    written = [json.loads(line) for line in lines.read_text().splitlines()]
+    scores = [found["score"] for line in written for found in line["detections"]]
+    assert scores == pytest.approx([0.9] * 4)
