@@ -8,7 +8,12 @@ from pathlib import Path
 # Two busy cores: threads that wait must not spin, or the tests slow each other down.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
+import hypothesis
 import pytest
+
+# A busy machine is no failure: how long an example takes is not tested.
+hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.load_profile("untimed")
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 

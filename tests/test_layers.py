@@ -23,6 +23,7 @@ FOLDERS = {
 # Layer -> layers it may import from, besides itself. A module belongs to the layer of its longest prefix.
 LAYERS = {
     "solo_edge.errors": "",
+    "solo_edge.closing": "",
     "solo_edge.files": "errors",
     "solo_edge.config": "errors",
     "solo_edge.preprocess": "config errors",
@@ -44,6 +45,7 @@ LAYERS = {
     ),
     "solo_edge.runtime": (
         "manifest postprocess instances preprocess config files errors kernels checkpoint models images"
+        " closing"
     ),
     "solo_edge.calibration": "data preprocess config files errors",
     "solo_edge.evaluate": "data instances files errors",
@@ -53,7 +55,7 @@ LAYERS = {
         "optim run_folder evaluate data losses targets checkpoint importers models postprocess instances"
         " preprocess config files errors"
     ),
-    "solo_edge.video": "data runtime instances draw images preprocess config files errors",
+    "solo_edge.video": "data runtime instances draw images preprocess config files errors closing",
     "solo_edge.predict": "video runtime instances draw images data preprocess config files errors",
     "solo_edge.environment": "",
     "solo_edge.doctor": "environment",
@@ -109,7 +111,8 @@ HEAVY = {
 
 # What runs on the device, where torch, triton, timm and onnx are not installed.
 RUNTIME_PATH = [
-    *(f"solo_edge/{name}.py" for name in ("__init__", "__main__", "errors", "files", "config")),
+    *(f"solo_edge/{name}.py" for name in ("__init__", "__main__", "errors", "files", "closing")),
+    "solo_edge/config.py",
     *(f"solo_edge/{name}.py" for name in ("preprocess", "instances", "images", "draw", "manifest")),
     *(f"solo_edge/{name}.py" for name in ("postprocess", "predict", "evaluate", "benchmark")),
     *(f"solo_edge/{name}.py" for name in ("report", "cold_start", "environment", "doctor")),

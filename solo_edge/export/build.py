@@ -103,13 +103,14 @@ def build_engine(
     config = from_dict(PostprocessConfig, thresholds)
     wanted: Graph = _one_of("graph", graph, get_args(Graph))
     kind: Precision = _one_of("precision", precision, get_args(Precision))
-    _one_of("backend", backend, ("auto", *AUTO_ORDER))
-
-    from solo_edge.export.self_check import check_runner
-    from solo_edge.runtime.engine import open_runner
-    from solo_edge.runtime.torch_runner import open_checkpoint
-
+    if _one_of("backend", backend, ("auto", *AUTO_ORDER)) != "auto":
+        _check_precision(backend, kind)
     with engine_folder(out) as folder:
+        # Only now: loading PyTorch takes seconds, which a mistyped option need not wait for.
+        from solo_edge.export.self_check import check_runner
+        from solo_edge.runtime.engine import open_runner
+        from solo_edge.runtime.torch_runner import open_checkpoint
+
         loaded = open_checkpoint(checkpoint)
         chosen, reason = choose_backend(
             backend, kind, deformable=loaded.config.conv == "deformable"
@@ -146,9 +147,7 @@ def choose_backend(
     """
     if backend != "auto":
         chosen: Backend = _one_of("backend", backend, AUTO_ORDER)
-        if precision not in PRECISIONS[chosen]:
-            fix = f"{chosen} engines can be {' or '.join(PRECISIONS[chosen])}"
-            raise UsageError(f"{chosen} engines have no precision {precision!r}", fix=fix)
+        _check_precision(chosen, precision)
         _require_working(chosen, precision)
         return chosen, "as asked for"
     if deformable:
@@ -167,6 +166,13 @@ def choose_backend(
         return candidate, f"the first that works here{why}"
     what = f"no backend works here with precision {precision} ({'; '.join(refused)})"
     raise ResourceError(what, fix="pip install openvino, or use --precision fp32")
+
+
+def _check_precision(backend: str, precision: Precision) -> None:
+    known = PRECISIONS[_one_of("backend", backend, AUTO_ORDER)]
+    if precision not in known:
+        fix = f"{backend} engines can be {' or '.join(known)}"
+        raise UsageError(f"{backend} engines have no precision {precision!r}", fix=fix)
 
 
 def _require_working(backend: Backend, precision: Precision, *, for_auto: bool = False) -> None:

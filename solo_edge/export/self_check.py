@@ -39,13 +39,13 @@ class Tolerance:
     )
 
 
-# fp32 differs by the order of summation alone. 16-bit networks of 50 layers differ by their
-# rounding: the limits are a few times what the presets show, far below what a wrong weight, layout
-# or normalisation does.
+# fp32 differs by the order of summation alone. In bf16, trained networks were seen to differ by 1 %
+# and those with large random weights by 10 %; fp16 has eight times finer steps. A wrong weight,
+# layout or normalisation differs by far more than any of these limits.
 TOLERANCES: dict[Precision, Tolerance] = {
     "fp32": Tolerance(score=1e-4, tensor=1e-3, instance=0.01, iou=0.98, matched=0.95),
     "fp16": Tolerance(score=0.05, tensor=0.05, instance=0.1, iou=0.9, matched=0.8),
-    "bf16": Tolerance(score=0.2, tensor=0.25, instance=0.2, iou=0.7, matched=0.5),
+    "bf16": Tolerance(score=0.2, tensor=0.2, instance=0.2, iou=0.7, matched=0.5),
 }
 
 

@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from solo_edge.closing import Closing
 from solo_edge.errors import ArtifactError
 from solo_edge.manifest import REBUILD, Precision, TensorSpec
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
 
 __all__ = ["Runner", "check_tensors"]
 
 
-class Runner(ABC):
+class Runner(Closing):
     """A loaded network. Not for several threads at once; use it as a context manager or call `close`."""
 
     inputs: tuple[TensorSpec, ...]
@@ -58,17 +55,6 @@ class Runner(ABC):
     @abstractmethod
     def close(self) -> None:
         """Give back memory and devices. The runner cannot be used afterwards; closing twice is fine."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def check_tensors(

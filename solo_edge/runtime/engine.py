@@ -5,12 +5,12 @@ from __future__ import annotations
 import dataclasses
 import time
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from solo_edge.closing import Closing
 from solo_edge.config import PostprocessConfig, from_dict
 from solo_edge.errors import ArtifactError, UsageError
 from solo_edge.instances import Instances
@@ -30,9 +30,6 @@ from solo_edge.postprocess import instances_from_slots, postprocess_arrays
 from solo_edge.preprocess import Geometry, Preprocess
 from solo_edge.runtime.base import Runner, check_tensors
 
-if TYPE_CHECKING:
-    from typing_extensions import Self
-
 __all__ = ["Engine", "StageTimes", "load_engine", "open_predictor", "open_runner"]
 
 
@@ -49,7 +46,7 @@ class StageTimes(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Engine:
+class Engine(Closing):
     """A network with everything from the image to the instances. Made by `load_engine` or `open_predictor`.
 
     Not for several threads at once. Use it as a context manager or call `close`.
@@ -108,17 +105,6 @@ class Engine:
     def close(self) -> None:
         """Give back memory and devices. Closing twice is fine."""
         self.runner.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def load_engine(path: str | Path, *, threads: int | None = None, **thresholds: Any) -> Engine:

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import re
 import threading
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-if TYPE_CHECKING:
-    from typing_extensions import Self
+from solo_edge.closing import Closing
 
 __all__ = ["Frame", "Source", "redact"]
 
@@ -33,7 +30,7 @@ class Frame:
     timestamp_s: float  # since the first frame; never goes back
 
 
-class Source(ABC):
+class Source(Closing):
     """Frames, once through. A context manager; closing twice, or while another thread reads, is fine."""
 
     name: str  # for people; without credentials
@@ -77,17 +74,6 @@ class Source(ABC):
                     self._release()
             finally:
                 self._reading.release()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
     @abstractmethod
     def _read(self) -> Generator[Frame, None, None]:

@@ -12,18 +12,15 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from fractions import Fraction
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from solo_edge.closing import Closing
 from solo_edge.errors import ResourceError, UsageError
 from solo_edge.files import atomic_file, writing
 from solo_edge.video.capture import import_av
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
 
 __all__ = [
     "PICTURE_SUFFIXES",
@@ -53,7 +50,7 @@ ENCODERS: tuple[tuple[str, dict[str, str]], ...] = (
 )
 
 
-class VideoWriter:
+class VideoWriter(Closing):
     """A video file that can be played up to the last fifth of a second even if the program is killed.
 
     Fragmented MP4 or MKV, H.264 if PyAV has an encoder for it, else MPEG-4. Frames of another size
@@ -128,17 +125,6 @@ class VideoWriter:
             if not self._count:
                 self.path.unlink(missing_ok=True)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
-
     def _add_stream(self) -> Any:
         name, options = _working_encoder(self.size)
         stream = self._container.add_stream(name, options=options)
@@ -158,7 +144,7 @@ class VideoWriter:
             raise ResourceError(what, where=self.path, fix="try the other format") from error
 
 
-class ImageWriter:
+class ImageWriter(Closing):
     """Frames as FOLDER/000000.jpg, 000001.jpg, ... A context manager like `VideoWriter`.
 
     Args:
@@ -190,19 +176,8 @@ class ImageWriter:
     def close(self) -> None:
         """Nothing is left open."""
 
-    def __enter__(self) -> Self:
-        return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
-
-
-class JsonLinesWriter:
+class JsonLinesWriter(Closing):
     """One JSON object per line (jsonlines.org), each in the file as soon as it is written.
 
     A context manager.
@@ -231,17 +206,6 @@ class JsonLinesWriter:
 
     def close(self) -> None:
         self._file.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def write_image(path: Path, image: NDArray[np.uint8]) -> None:

@@ -94,9 +94,9 @@ def test_an_engine_describes_itself_and_runs(
         ({"backend": "tensorrt", "precision": "bf16"}, "tensorrt engines can be fp32 or fp16"),
     ],
 )
-def test_impossible_choices_are_usage_errors(lively_checkpoint, tmp_path, options, expected):
+def test_impossible_choices_are_refused_before_any_work(tmp_path, options, expected):
     with pytest.raises(UsageError) as caught:
-        build_engine(lively_checkpoint, tmp_path / "a.engine", **options)
+        build_engine(tmp_path / "not read", tmp_path / "a.engine", **options)
     assert expected in str(caught.value)
     assert list(tmp_path.iterdir()) == []
 
