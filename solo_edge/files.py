@@ -48,11 +48,11 @@ def atomic_file(path: Path) -> Iterator[Path]:
         os.close(handle)
         temporary = Path(name)
         try:
-            # mkstemp makes private files; give the result the mode an ordinary open() would.
+            yield temporary
+            # mkstemp and some writers make private files; give the mode an ordinary open() would.
             umask = os.umask(0)
             os.umask(umask)
             temporary.chmod(0o666 & ~umask)
-            yield temporary
             with temporary.open("rb+") as written:
                 os.fsync(written.fileno())
             temporary.replace(path)

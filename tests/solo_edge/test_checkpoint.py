@@ -36,6 +36,11 @@ def test_round_trip(saved: tuple[Path, Checkpoint]) -> None:
     assert isinstance(solo_edge.load_model(str(path)), SOLOv2)
 
 
+def test_others_may_read_it(saved: tuple[Path, Checkpoint], tmp_path: Path) -> None:
+    (tmp_path / "plain").write_text("")
+    assert saved[0].stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
 def test_missing_and_empty(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="not found"):
         load_checkpoint(tmp_path / "none.safetensors")
