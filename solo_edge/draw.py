@@ -38,6 +38,8 @@ PALETTE = np.array(
 )
 # Towards white (positive) or black: tells neighbours of one class apart.
 SHADES = (0.0, 0.3, -0.25, 0.5, -0.45)
+# With more instances than this, names wider than their objects would hide the rest of the picture.
+CROWD = 10
 # Looked for, in this order, when a name needs letters that Pillow's own font lacks.
 FONTS = (
     "NotoSansCJK-Regular.ttc", "DejaVuSans.ttf", "NotoSans-Regular.ttf", "LiberationSans-Regular.ttf",
@@ -51,8 +53,8 @@ def draw_instances(
     """A copy of `image` with the masks tinted and outlined, and each instance's name and score.
 
     Where masks overlap, the one with the better score is seen. The colour stands for the class, its
-    shade for the instance. Names are moved so that they stay inside the image and off each other;
-    in an image that is too small for any text they are left out.
+    shade for the instance. Names are moved so that they stay inside the image and off each other; they
+    are left out where there is no room, and on small objects in a crowd.
 
     Args:
         image: [H, W, 3] uint8 RGB; not changed.
@@ -182,8 +184,12 @@ def _draw_labels(
         patch = _fitting_text(name, f" {score:.2f}", size, height, width)
         if patch is None:
             continue
+        if len(instances) > CROWD and patch.shape[1] > boxes[i, 2] - boxes[i, 0]:
+            continue
         taken = [rectangle for rectangle, _, _ in placed]
-        placed.append((_place(boxes[i], patch.shape, (height, width), taken), patch, i))
+        rectangle = _place(boxes[i], patch.shape, (height, width), taken)
+        if rectangle is not None:
+            placed.append((rectangle, patch, i))
     for rectangle, patch, i in reversed(placed):
         plate = colors[i].astype(np.float32)
         luminance = plate @ np.array([0.299, 0.587, 0.114], dtype=np.float32)
@@ -196,8 +202,8 @@ def _place(
     patch_size: tuple[int, ...],
     image_size: tuple[int, int],
     taken: Sequence[_Rectangle],
-) -> _Rectangle:
-    """Where a name goes: above its box, or inside or below it if there is no room or another name."""
+) -> _Rectangle | None:
+    """Where a name goes: above its box, or inside or below it; None where other names leave no room."""
     left, top, _, bottom = box.tolist()
     height, width = patch_size
     x = min(max(left, 0), image_size[1] - width)
@@ -210,7 +216,7 @@ def _place(
         y = min(max(top, 0), image_size[0] - height)
         spots.append(_Rectangle(x, y, x + width, y + height))
     free = (spot for spot in spots if not any(spot.overlaps(other) for other in taken))
-    return next(free, spots[0])
+    return next(free, None)
 
 
 def _stamp(

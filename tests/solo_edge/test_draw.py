@@ -145,6 +145,24 @@ def test_names_stay_inside_and_apart():
     assert not any(a.overlaps(b) for a, b in itertools.combinations(taken, 2))
 
 
+def test_a_name_without_room_is_left_out():
+    everywhere = [_Rectangle(0, 0, 80, 60)]
+    assert _place(np.array([10, 20, 50, 40]), (12, 30), (60, 80), everywhere) is None
+
+
+def test_a_crowd_of_small_objects_has_no_names():
+    size = (200, 200)
+    boxes = [(x, y, x + 12, y + 12) for x in range(4, 190, 36) for y in range(4, 190, 36)]
+    crowd, few = make(size, boxes), make(size, boxes[:3])
+    for found, named in ((crowd, False), (few, True)):
+        plain = draw_instances(gray(size), found, labels=False)
+        assert np.array_equal(draw_instances(gray(size), found), plain) is not named
+    large = make(size, [*boxes, (0, 0, 200, 200)])  # a name fits on this one
+    assert not np.array_equal(
+        draw_instances(gray(size), large), draw_instances(gray(size), large, labels=False)
+    )
+
+
 def test_rectangles_that_touch_do_not_overlap():
     a = _Rectangle(0, 0, 10, 10)
     assert not a.overlaps(_Rectangle(10, 0, 20, 10))
