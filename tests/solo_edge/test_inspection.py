@@ -105,7 +105,9 @@ def test_tensors_that_overlap(tmp_path):
     assert "overlap" in inspect_path(write(tmp_path / "w.safetensors", header, bytes(8)))["problem"]
 
 
-@pytest.mark.parametrize("metadata", [3, {"solo_edge": 3}, {"solo_edge": "{"}, {"solo_edge": "[]"}], ids=str)
+@pytest.mark.parametrize(
+    "metadata", [3, {"solo_edge": 3}, {"solo_edge": "{"}, {"solo_edge": "[]"}], ids=str
+)
 def test_metadata_that_makes_no_sense(metadata, tmp_path):
     path = write(tmp_path / "w.safetensors", {"__metadata__": metadata})
     with pytest.raises(ArtifactError, match="damaged"):
