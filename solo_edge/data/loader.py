@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from solo_edge.config import ModelConfig, TrainConfig
 from solo_edge.data.augment import training_sample
 from solo_edge.data.masks import GroundTruth
-from solo_edge.errors import SoloEdgeError
+from solo_edge.errors import ResourceError, SoloEdgeError
 from solo_edge.preprocess import Preprocess
 from solo_edge.targets import Targets, assign_targets
 
@@ -114,12 +114,22 @@ class TrainingLoader:
 
         Raises:
             DataError: an image of the batch cannot be read.
+            ResourceError: a worker died or hangs.
         """
         self._sampler.epoch = epoch
-        for batch in self._loader:
-            if isinstance(batch, SoloEdgeError):
-                raise batch
-            yield batch
+        try:
+            for batch in self._loader:
+                if isinstance(batch, SoloEdgeError):
+                    raise batch
+                yield batch
+        except RuntimeError as error:
+            # PyTorch has no class of its own for these.
+            if not str(error).startswith(("DataLoader worker", "DataLoader timed out")):
+                raise
+            fix = "free some memory, or use --workers 0"
+            raise ResourceError(
+                f"a process that loads images was lost ({error})", fix=fix
+            ) from error
 
 
 def _collate(items: list[Item | SoloEdgeError]) -> Batch | SoloEdgeError:

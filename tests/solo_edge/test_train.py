@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +17,7 @@ from safetensors.torch import save_file
 from solo_edge.checkpoint import load_checkpoint, read_tensors
 from solo_edge.config import TrainConfig, preset
 from solo_edge.data.synthetic import make_dataset
-from solo_edge.errors import AccuracyError, ArtifactError, DataError, UsageError
+from solo_edge.errors import AccuracyError, ArtifactError, DataError, ResourceError, UsageError
 from solo_edge.optim import WeightAverage, build_optimizer, learning_rate
 from solo_edge.run_folder import saved_configs
 from solo_edge.train import Trainer, train
@@ -150,6 +151,31 @@ def test_workers_do_not_change_the_samples(data: Path) -> None:
     for a, b in zip(*seen, strict=True):
         assert a.image_ids == b.image_ids
         assert torch.equal(a.images, b.images)
+
+
+def test_a_lost_worker_is_one_line(data: Path) -> None:
+    from solo_edge.data.coco import open_dataset
+    from solo_edge.data.loader import TrainingLoader
+
+    dataset = open_dataset(data, "train")
+    model = dataclasses.replace(MODEL, num_classes=len(dataset.class_names))
+
+    class Fatal:
+        """Ends the process that reads from it, as the system does when memory is short."""
+
+        image_ids = dataset.image_ids
+
+        def __len__(self) -> int:
+            return len(dataset)
+
+        def image(self, index: int) -> np.ndarray:
+            os._exit(9)
+
+        ground_truth = image
+
+    loader = TrainingLoader(Fatal(), model, dataclasses.replace(CONFIG, workers=1))
+    with pytest.raises(ResourceError, match="--workers 0"):
+        next(loader.epoch(0))
 
 
 @pytest.mark.parametrize("workers", [0, 1])
