@@ -47,18 +47,15 @@ def build_plan(
     from solo_edge.runtime.cuda_driver import open_cuda
 
     trt = import_tensorrt()
-    driver = open_cuda()  # a clear message where there is no GPU; TensorRT has none
-    try:
-        with driver.active():
-            plan = serialize_network(
-                trt,
-                onnx_path,
-                workspace_bytes=workspace_bytes,
-                optimization_level=optimization_level,
-                timing_cache=timing_cache,
-            )
-    finally:
-        driver.close()
+    # Opened first for its clear message where there is no GPU; TensorRT has none.
+    with open_cuda() as driver, driver.active():
+        plan = serialize_network(
+            trt,
+            onnx_path,
+            workspace_bytes=workspace_bytes,
+            optimization_level=optimization_level,
+            timing_cache=timing_cache,
+        )
     with atomic_file(plan_path) as temporary:
         temporary.write_bytes(plan)
 

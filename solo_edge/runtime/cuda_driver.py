@@ -6,7 +6,7 @@ Both are thin layers over the driver; neither PyTorch nor the CUDA toolkit is ne
 from __future__ import annotations
 
 import ctypes
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -14,12 +14,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from solo_edge.closing import Closing
 from solo_edge.errors import ResourceError
 
 __all__ = ["CudaDriver", "open_cuda"]
 
 
-class CudaDriver(ABC):
+class CudaDriver(Closing):
     """The first CUDA device, one stream on it, and all memory that was allocated here.
 
     Use everything but `close` inside `with driver.active():`, in whichever thread. Errors of CUDA are
@@ -29,6 +30,7 @@ class CudaDriver(ABC):
     device_name: str
     compute_capability: str  # "8.7" for Orin
     stream: int  # handle of a CUDA stream
+    _closed = False
 
     @abstractmethod
     @contextmanager
@@ -55,9 +57,15 @@ class CudaDriver(ABC):
     def synchronize(self) -> None:
         """Wait until all that was queued is done."""
 
-    @abstractmethod
     def close(self) -> None:
         """Free everything. Closing twice is fine."""
+        if not self._closed:
+            self._closed = True
+            self._release()
+
+    @abstractmethod
+    def _release(self) -> None:
+        """What `close` does, once."""
 
 
 def open_cuda() -> CudaDriver:
@@ -85,7 +93,6 @@ class CudaBindings(CudaDriver):
         self._cuda = cuda
         self._device_memory: list[Any] = []
         self._host_addresses: list[int] = []
-        self._closed = False
         try:
             status = cuda.cuInit(0)
         except (RuntimeError, OSError) as error:  # the driver's library cannot be loaded
@@ -153,10 +160,7 @@ class CudaBindings(CudaDriver):
     def synchronize(self) -> None:
         self._call(self._cuda.cuStreamSynchronize(self._stream))
 
-    def close(self) -> None:
-        if self._closed:
-            return
-        self._closed = True
+    def _release(self) -> None:
         with self.active():
             for memory in self._device_memory:
                 self._call(self._cuda.cuMemFree(memory))
@@ -175,7 +179,6 @@ class PyCuda(CudaDriver):
         self._cuda = cuda
         self._device_memory: list[Any] = []
         self._host_memory: list[NDArray[np.uint8]] = []
-        self._closed = False
         try:
             cuda.init()
             count = cuda.Device.count()
@@ -224,10 +227,7 @@ class PyCuda(CudaDriver):
     def synchronize(self) -> None:
         self._call(self._stream.synchronize)
 
-    def close(self) -> None:
-        if self._closed:
-            return
-        self._closed = True
+    def _release(self) -> None:
         with self.active():
             for memory in self._device_memory:
                 self._call(memory.free)
