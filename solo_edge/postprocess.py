@@ -231,7 +231,7 @@ def static_postprocess(
     probabilities = logits.sigmoid()  # [B, K, h * w]
     inside = probabilities > config.mask_threshold
     areas = inside.to(flat.dtype).sum(dim=2)
-    maskness = torch.where(inside, probabilities, torch.zeros_like(probabilities)).sum(dim=2)
+    maskness = torch.where(inside, probabilities, 0.0).sum(dim=2)
     maskness = maskness / areas.clamp(min=1.0)
     strides = cell_strides.to(flat.dtype).index_select(0, cell.flatten()).unflatten(0, cell.shape)
     valid = (scores > config.score_threshold) & (areas > strides)
