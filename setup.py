@@ -49,12 +49,17 @@ setup(
     python_requires=">=3.10",
     packages=sorted(packages),
     package_dir=FOLDER,
-    package_data={"solo_edge": ["py.typed", "assets/*"]},
+    package_data={
+        "solo_edge": ["py.typed", "assets/*"],
+        "solo_edge.kernels._triton": ["tiles/*.json"],
+    },
     install_requires=RUNTIME,
     extras_require={
         "cpu": CPU,
         "train": TRAIN,
         "tensorboard": ["tensorboard>=2.14"],
+        # Comes with torch for CUDA; alone it is enough for `solo-edge kernels build`.
+        "kernels": ["triton>=3.6; platform_system == 'Linux'"],
         # tensorrt and pycuda come with the device's system (JetPack) or from NVIDIA's own index.
         "tensorrt": ["tensorrt>=10.3", "pycuda>=2024.1", "av>=15"],
         "all": sorted({*CPU, *TRAIN}),

@@ -9,16 +9,31 @@ if __name__ != "solo_edge.kernels":
     raise ImportError("the folder kernels/ is the package solo_edge.kernels")
 
 from solo_edge.kernels.backend import available_backends
-from solo_edge.kernels.candidates import Candidates, points_nms, select_candidates
-from solo_edge.kernels.dynamic_conv import dynamic_conv
-from solo_edge.kernels.matrix_nms import mask_iou, matrix_nms
+from solo_edge.kernels.candidates import points_nms, select_candidates
+from solo_edge.kernels.dynamic_conv import dynamic_conv, dynamic_conv_pack
+from solo_edge.kernels.matrix_nms import (
+    mask_iou,
+    mask_iou_packed,
+    matrix_nms,
+    matrix_nms_packed,
+)
+from solo_edge.kernels.postprocess import postprocess
+from solo_edge.kernels.render import render_masks
+from solo_edge.kernels.results import Candidates, InstanceSlots, PackedMasks
 
 __all__ = [
     "Candidates",
+    "InstanceSlots",
+    "PackedMasks",
     "available_backends",
     "dynamic_conv",
+    "dynamic_conv_pack",
     "mask_iou",
+    "mask_iou_packed",
     "matrix_nms",
+    "matrix_nms_packed",
     "points_nms",
+    "postprocess",
+    "render_masks",
     "select_candidates",
 ]

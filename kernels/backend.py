@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import os
 import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -18,46 +20,57 @@ __all__ = ["ArrayT", "available_backends", "is_bool", "is_float", "is_integer", 
 ArrayT = TypeVar("ArrayT", bound="NDArray[Any] | torch.Tensor")
 
 # The modules of one backend each have the same functions under the same names.
-_MODULES = {"torch": "solo_edge.kernels.reference", "numpy": "solo_edge.kernels.host"}
+_MODULES = {
+    "triton": "solo_edge.kernels._triton.operations",
+    "torch": "solo_edge.kernels.reference",
+    "numpy": "solo_edge.kernels.host",
+}
 
 
 def available_backends() -> tuple[str, ...]:
     """The names that `backend=` accepts on this machine. Imports nothing."""
-    has_torch = importlib.util.find_spec("torch") is not None
-    return ("torch", "numpy") if has_torch else ("numpy",)
+    if importlib.util.find_spec("torch") is None:
+        return ("numpy",)
+    if importlib.util.find_spec("triton") is None:
+        return ("torch", "numpy")
+    return ("triton", "torch", "numpy")
 
 
-def run(op: str, backend: str, *arrays: Any, **options: Any) -> Any:
-    """Call `op` of the chosen backend with `arrays`; its results are of the kind of the first array.
+def run(op: str, backend: str, *arguments: Any, **options: Any) -> Any:
+    """Call `op` of the chosen backend; its results are of the kind of the arguments.
 
-    `auto` is torch for tensors (on their own device) and numpy for arrays.
+    An argument is an array or a sequence of arrays. `auto` is numpy for arrays, triton for tensors
+    on a CUDA GPU where it is installed, and torch for other tensors.
 
     Raises:
         ValueError: no such backend, or not on this machine.
         TypeError: an argument is neither a tensor nor an array, or the kinds are mixed.
     """
-    tensors = [_is_tensor(array) for array in arrays]
-    for array, tensor in zip(arrays, tensors, strict=True):
-        if not tensor and not isinstance(array, np.ndarray):
+    arrays = [a for x in arguments for a in (x if isinstance(x, Sequence) else (x,))]
+    for array in arrays:
+        if not _is_tensor(array) and not isinstance(array, np.ndarray):
             raise TypeError(f"{op} takes torch tensors or NumPy arrays, got {type(array).__name__}")
-    if len(set(tensors)) > 1:
+    if len({_is_tensor(array) for array in arrays}) > 1:
         raise TypeError(f"{op} takes torch tensors or NumPy arrays, got both")
-    name = _choose(backend, tensors[0])
+    first = arrays[0]
+    tensors = _is_tensor(first)
+    name = _choose(backend, first)
     function = getattr(importlib.import_module(_MODULES[name]), op)
-    if tensors[0] == (name == "torch"):
-        return function(*arrays, **options)
-    if name == "torch":
-        result = function(*(_to_tensor(array) for array in arrays), **options)
-        return _each(result, lambda tensor: tensor.numpy())
-    result = function(*(_to_array(tensor) for tensor in arrays), **options)
-    device = arrays[0].device
-    floats = [array.dtype for array in arrays if is_float(array)]
+    if tensors == (name != "numpy"):
+        return function(*arguments, **options)
+    if tensors:
+        result = function(*(_each(argument, _to_array) for argument in arguments), **options)
+        floats = [array.dtype for array in arrays if is_float(array)]
 
-    def back(array: NDArray[Any]) -> torch.Tensor:
-        # Half precision went there as float32; NumPy has no bfloat16.
-        return _to_tensor(array).to(device, floats[-1] if floats and is_float(array) else None)
+        def back(array: NDArray[Any]) -> torch.Tensor:
+            # Half precision went there as float32; NumPy has no bfloat16.
+            return _to_tensor(array).to(
+                first.device, floats[-1] if floats and is_float(array) else None
+            )
 
-    return _each(result, back)
+        return _each(result, back)
+    result = function(*(_each(argument, _to_tensor) for argument in arguments), **options)
+    return _each(result, lambda tensor: tensor.numpy())
 
 
 def is_bool(array: Any) -> bool:
@@ -80,16 +93,19 @@ def _kind(array: Any) -> str:
     return "f" if name.startswith("bfloat") else name[0]
 
 
-def _choose(backend: str, tensors: bool) -> str:
+def _choose(backend: str, first: Any) -> str:
     if backend == "auto":
-        return "torch" if tensors else "numpy"
-    if backend == "triton":
-        raise ValueError("backend 'triton' is not available in this version; use 'torch' or 'auto'")
+        if not _is_tensor(first):
+            return "numpy"
+        return "triton" if first.is_cuda and "triton" in available_backends() else "torch"
     if backend not in _MODULES:
         known = ", ".join(("auto", *available_backends()))
         raise ValueError(f"backend must be one of {known}, got {backend!r}")
     if backend not in available_backends():
         raise ValueError(f"backend {backend!r} is not installed here; use 'numpy' or 'auto'")
+    on_gpu = _is_tensor(first) and first.is_cuda
+    if backend == "triton" and not on_gpu and os.environ.get("TRITON_INTERPRET") != "1":
+        raise ValueError("backend 'triton' takes tensors on a CUDA GPU; use 'auto' for others")
     return backend
 
 
@@ -115,8 +131,9 @@ def _to_array(tensor: torch.Tensor) -> NDArray[Any]:
     return array
 
 
-def _each(result: Any, convert: Any) -> Any:
-    """`convert` applied to an array, or to each array of a named tuple."""
-    if isinstance(result, tuple):
-        return type(result)(*map(convert, result))
-    return convert(result)
+def _each(value: Any, convert: Any) -> Any:
+    """`convert` applied to an array, or to each array of a sequence or named tuple."""
+    if not isinstance(value, Sequence):
+        return convert(value)
+    converted = [convert(item) for item in value]
+    return type(value)(*converted) if hasattr(value, "_fields") else converted

@@ -2,24 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any
 
 from solo_edge.kernels.backend import ArrayT, is_float, run
+from solo_edge.kernels.results import Candidates
 
-__all__ = ["MAX_SCORE", "Candidates", "points_nms", "select_candidates"]
-
-# A score is a probability; a damaged one may be NaN or infinite. Being below 2 excludes both, in
-# every precision and with one comparison that every graph format has, and spares a sigmoid that
-# rounds to just above 1.
-MAX_SCORE = 2.0
-
-
-class Candidates(NamedTuple):
-    """The chosen (cell, class) pairs, best first. Arrays or tensors of length n."""
-
-    scores: Any  # [n]
-    labels: Any  # [n] int64
-    cells: Any  # [n] int64, index along T
+__all__ = ["check_category_scores", "points_nms", "select_candidates"]
 
 
 def points_nms(scores: ArrayT, *, backend: str = "auto") -> ArrayT:
@@ -45,7 +34,7 @@ def points_nms(scores: ArrayT, *, backend: str = "auto") -> ArrayT:
 
 
 def select_candidates(
-    category_scores: ArrayT,
+    category_scores: Any,
     *,
     score_threshold: float = 0.1,
     max_candidates: int = 500,
@@ -57,19 +46,45 @@ def select_candidates(
     Scores that are no probabilities (NaN, infinite) are never chosen.
 
     Args:
-        category_scores: [C, T] after sigmoid and points NMS, of one image.
+        category_scores: after the sigmoid. A sequence of levels [B, C, S, S], with which points NMS
+            is done here, or one array [B, C, T] that had it; T counts the cells of all levels, in
+            order, row by row.
+        score_threshold: at least 0.
 
     Returns:
-        Candidates, best first; their number is at most `max_candidates` and may be 0.
+        `Candidates` with K = `max_candidates` slots for each image, best first; those from its
+        valid count on are 0.
 
     Raises:
         ValueError: wrong shape, type, limit or backend.
     """
-    if category_scores.ndim != 2 or not is_float(category_scores):
-        got = f"{category_scores.dtype} {tuple(category_scores.shape)}"
-        raise ValueError(f"category_scores must be floats [C, T], got {got}")
+    check_category_scores(category_scores)
     if max_candidates < 1:
         raise ValueError(f"max_candidates must be at least 1, got {max_candidates}")
+    if not score_threshold >= 0:
+        raise ValueError(f"score_threshold must be at least 0, got {score_threshold}")
     options = {"score_threshold": score_threshold, "max_candidates": max_candidates}
     result: Candidates = run("select_candidates", backend, category_scores, **options)
     return result
+
+
+def check_category_scores(scores: Any) -> tuple[int, int, int]:
+    """(B, C, T) of the scores of `select_candidates`.
+
+    Raises:
+        ValueError: they are neither levels nor flat.
+    """
+    if isinstance(scores, Sequence):
+        shapes = [tuple(level.shape) for level in scores]
+        fits = shapes and all(
+            len(shape) == 4 and shape[:2] == shapes[0][:2] and shape[2] == shape[3]
+            for shape in shapes
+        )
+        if not fits or not all(is_float(level) for level in scores):
+            raise ValueError(f"category_scores must be float levels [B, C, S, S], got {shapes}")
+        return shapes[0][0], shapes[0][1], sum(shape[2] ** 2 for shape in shapes)
+    if scores.ndim != 3 or not is_float(scores):
+        got = f"{scores.dtype} {tuple(scores.shape)}"
+        raise ValueError(f"category_scores must be floats [B, C, T] or levels, got {got}")
+    batch, classes, cells = scores.shape
+    return int(batch), int(classes), int(cells)

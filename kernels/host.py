@@ -1,87 +1,92 @@
-"""The operations in NumPy, for devices without torch. Masks are bit-packed: 64 pixels in a word.
+"""The operations in NumPy, for devices without torch. Masks are bit-packed inside.
 
-`matrix_nms_packed` and `dynamic_masks` are the fast path of post-processing: the float masks of the
-candidates never exist as a whole, overlaps are AND + popcount, and only pairs of one class are
-looked at.
+`best_candidates`, `dynamic_masks`, `decay_best_first` and `best_instances` take one image and the
+true number of candidates: the fast path on a CPU. The float masks of the candidates never exist as a
+whole, overlaps are AND + popcount, and only pairs of one class are looked at. The functions with the
+names of public operations give the same results in slots of a fixed number, batch first.
 
 Arguments are checked by the public functions of the same names; `reference` is the definition.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from solo_edge.kernels.candidates import MAX_SCORE, Candidates
-from solo_edge.kernels.resize import render_masks
+from solo_edge.kernels.host_bits import (
+    PIXELS_PER_WORD,
+    from_words_32,
+    mask_areas,
+    pack_masks,
+    to_words_32,
+    unpack_masks,
+)
+from solo_edge.kernels.host_nms import decay_best_first, overlaps
+from solo_edge.kernels.host_render import render_masks
+from solo_edge.kernels.results import MAX_SCORE, Candidates, InstanceSlots, PackedMasks
 
 __all__ = [
-    "PackedMasks",
+    "BestCandidates",
+    "BestInstances",
+    "HostMasks",
+    "best_candidates",
+    "best_instances",
+    "decay_best_first",
     "dynamic_conv",
+    "dynamic_conv_pack",
     "dynamic_masks",
     "mask_iou",
+    "mask_iou_packed",
     "matrix_nms",
     "matrix_nms_packed",
     "pack_masks",
     "points_nms",
+    "postprocess",
     "render_masks",
     "select_candidates",
     "sigmoid",
     "unpack_masks",
 ]
 
-_TINY = np.float32(1e-12)  # see reference.decay_factors
-_SCRATCH_FLOATS = 1 << 19  # 2 MiB: a tile of logits that stays in the L2 cache
-_PIXELS_PER_WORD = 64
+# 4 MiB: a tile of logits that stays in the cache, but few enough tiles: BLAS's threads meet at each,
+# which costs a time slice where others want the cores as well.
+_SCRATCH_FLOATS = 1 << 20
+# 16 MiB: so many logits are rather kept than computed again for those that survive, 195 candidates
+# at 448 x 768. With more, touching the memory costs what the second product does.
+_KEPT_FLOATS = 1 << 22
 
 
-class PackedMasks(NamedTuple):
-    """Bit-packed masks with what scoring needs to know of them."""
+class BestCandidates(NamedTuple):
+    """The chosen (cell, class) pairs of one image, best first."""
 
-    words: NDArray[
-        np.uint64
-    ]  # [N, ceil(H * W / 64)], row-major pixels, lowest bit first, padding 0
+    scores: NDArray[Any]  # [n]
+    labels: NDArray[np.int64]  # [n]
+    cells: NDArray[np.int64]  # [n] index along T
+
+
+class HostMasks(NamedTuple):
+    """Bit-packed masks of one image with what scoring needs to know of them."""
+
+    words: NDArray[np.uint64]  # [N, ceil(H * W / 64)], see `host_bits`
     areas: NDArray[np.int64]  # [N] pixels inside the mask
-    maskness: NDArray[np.float32]  # [N] mean probability inside the mask, 0 for an empty one
+    probability_sums: NDArray[np.float64]  # [N] over the pixels inside the mask
+    logits: NDArray[np.float32] | None  # [N, H * W], if they were to be kept and are not too many
+
+    @property
+    def maskness(self) -> NDArray[np.float32]:
+        """[N]: the mean probability inside the mask, 0 for an empty one."""
+        return (self.probability_sums / np.maximum(self.areas, 1)).astype(np.float32)
 
 
-def _popcount_by_table(
-    words: NDArray[np.uint64], out: NDArray[np.uint8] | None = None
-) -> NDArray[np.uint8]:
-    """`np.bitwise_count` for NumPy before 2.0."""
-    quarters = np.ascontiguousarray(words).view(np.uint16).reshape(*words.shape, 4)
-    return _BITS_OF_16[quarters].sum(axis=-1, dtype=np.uint8, out=out)
+class BestInstances(NamedTuple):
+    """What is left of one image after Matrix NMS, best first."""
 
-
-def _bits_of_16() -> NDArray[np.uint8]:
-    octets = np.arange(1 << 16, dtype=np.uint16).view(np.uint8).reshape(-1, 2)
-    bits: NDArray[np.uint8] = np.unpackbits(octets, axis=1).sum(1, dtype=np.uint8)
-    return bits
-
-
-if hasattr(np, "bitwise_count"):
-    _popcount: Any = np.bitwise_count
-else:
-    _popcount = _popcount_by_table
-_BITS_OF_16 = _bits_of_16()
-
-
-def pack_masks(masks: NDArray[np.bool_]) -> NDArray[np.uint64]:
-    """[N, H, W] or [N, pixels] bool -> [N, ceil(pixels / 64)] uint64; surplus bits are 0."""
-    octets = np.packbits(masks.reshape(len(masks), _size(masks)), axis=1, bitorder="little")
-    padding = -octets.shape[1] % 8
-    if padding:
-        octets = np.pad(octets, ((0, 0), (0, padding)))
-    return octets.view("<u8").astype(np.uint64, copy=False)
-
-
-def unpack_masks(words: NDArray[np.uint64], size: tuple[int, int]) -> NDArray[np.bool_]:
-    """[N, words] uint64 -> [N, H, W] bool, the inverse of `pack_masks`."""
-    octets = words.astype("<u8", copy=False).view(np.uint8)
-    bits = np.unpackbits(octets, axis=1, count=size[0] * size[1], bitorder="little")
-    return bits.view(np.bool_).reshape(len(words), *size)
+    scores: NDArray[np.float32]  # [n]
+    labels: NDArray[np.int64]  # [n]
+    probabilities: NDArray[np.float32]  # [n, h, w]
 
 
 def points_nms(scores: NDArray[Any]) -> NDArray[Any]:
@@ -93,15 +98,37 @@ def points_nms(scores: NDArray[Any]) -> NDArray[Any]:
     return kept
 
 
-def select_candidates(
+def best_candidates(
     category_scores: NDArray[Any], *, score_threshold: float, max_candidates: int
-) -> Candidates:
+) -> BestCandidates:
     """[C, T] -> the best (cell, class) pairs above the threshold, descending; ties by (class, cell)."""
     flat = category_scores.reshape(-1)
     chosen = np.flatnonzero((flat > score_threshold) & (flat < MAX_SCORE))
     chosen = chosen[np.argsort(-flat[chosen], kind="stable")[:max_candidates]]
     labels, cells = np.divmod(chosen, category_scores.shape[1])
-    return Candidates(flat[chosen], labels, cells)
+    return BestCandidates(flat[chosen], labels, cells)
+
+
+def select_candidates(
+    category_scores: Sequence[NDArray[Any]] | NDArray[Any],
+    *,
+    score_threshold: float,
+    max_candidates: int,
+) -> Candidates:
+    """Levels [B, C, S, S], or [B, C, T] after points NMS -> Candidates."""
+    scores = _flat_scores(category_scores)
+    slots = Candidates(
+        np.zeros((len(scores), max_candidates), dtype=np.float32),
+        np.zeros((len(scores), max_candidates), dtype=np.int32),
+        np.zeros((len(scores), max_candidates), dtype=np.int32),
+        np.zeros(len(scores), dtype=np.int32),
+    )
+    for image, image_scores in enumerate(scores):
+        best = best_candidates(
+            image_scores, score_threshold=score_threshold, max_candidates=max_candidates
+        )
+        _fill(slots, image, *best)
+    return slots
 
 
 def dynamic_conv(mask_features: NDArray[Any], mask_kernels: NDArray[Any]) -> NDArray[Any]:
@@ -123,9 +150,13 @@ def sigmoid(logits: NDArray[Any]) -> NDArray[Any]:
 
 
 def dynamic_masks(
-    mask_features: NDArray[np.float32], mask_kernels: NDArray[np.float32], mask_threshold: float
-) -> PackedMasks:
-    """Dynamic convolution, sigmoid and threshold in one pass that keeps only bits, areas and maskness.
+    mask_features: NDArray[np.float32],
+    mask_kernels: NDArray[np.float32],
+    mask_threshold: float,
+    *,
+    keep_logits: bool = False,
+) -> HostMasks:
+    """Dynamic convolution, sigmoid and threshold in one pass that keeps only bits, areas and sums.
 
     Args:
         mask_features: [E, H, W].
@@ -134,43 +165,75 @@ def dynamic_masks(
     """
     count, pixels = len(mask_kernels), mask_features[0].size
     features = mask_features.reshape(len(mask_features), pixels)
-    words = np.zeros((count, -(-pixels // _PIXELS_PER_WORD)), dtype=np.uint64)
+    words = np.zeros((count, -(-pixels // PIXELS_PER_WORD)), dtype=np.uint64)
     sums = np.zeros(count, dtype=np.float64)
     if count == 0:
-        return PackedMasks(words, np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.float32))
+        return HostMasks(words, np.zeros(0, dtype=np.int64), sums, None)
     # Tiles of pixels, not of candidates: BLAS then reads every feature once, and the scratch is
     # reused (memory that is touched for the first time costs more than the product itself).
-    tile = max(_SCRATCH_FLOATS // count // _PIXELS_PER_WORD, 1) * _PIXELS_PER_WORD
-    scratch = np.empty(count * tile, dtype=np.float32)
+    tile = max(_SCRATCH_FLOATS // count // PIXELS_PER_WORD, 1) * PIXELS_PER_WORD
+    tile = min(tile, pixels)
+    keep = keep_logits and count * pixels <= _KEPT_FLOATS
+    kept = np.empty((count, pixels), dtype=np.float32) if keep else None
+    scratch = np.empty(0 if keep else count * tile, dtype=np.float32)
     inside_scratch = np.empty(count * tile, dtype=np.bool_)
     limit = np.float32(np.log(mask_threshold / (1.0 - mask_threshold)))
     for start in range(0, pixels, tile):
         shape = (count, min(tile, pixels - start))
-        logits = scratch[: count * shape[1]].reshape(shape)
-        inside = inside_scratch[: logits.size].reshape(shape)
+        size = shape[0] * shape[1]
+        logits = scratch[:size].reshape(shape) if kept is None else kept[:, start : start + tile]
+        inside = inside_scratch[:size].reshape(shape)
         with np.errstate(invalid="ignore", over="ignore"):
             np.matmul(mask_kernels, features[:, start : start + tile], out=logits)
             np.greater(logits, limit, out=inside)
         packed = pack_masks(inside)
-        first = start // _PIXELS_PER_WORD
+        first = start // PIXELS_PER_WORD
         words[:, first : first + packed.shape[1]] = packed
-        areas = _areas(packed)
+        areas = mask_areas(packed)
         rows = np.flatnonzero(areas)
         if len(rows):
             probabilities = sigmoid(logits[inside])
             starts = np.cumsum(areas)[rows] - areas[rows]
             sums[rows] += np.add.reduceat(probabilities, starts)
-    areas = _areas(words)
-    return PackedMasks(words, areas, (sums / np.maximum(areas, 1)).astype(np.float32))
+    return HostMasks(words, mask_areas(words), sums, kept)
+
+
+def dynamic_conv_pack(
+    mask_features: NDArray[Any],
+    mask_kernels: NDArray[Any],
+    cells: NDArray[Any],
+    valid_count: NDArray[Any],
+    *,
+    mask_threshold: float,
+) -> PackedMasks:
+    """[B, E, H, W], [B, E, T], [B, K], [B] -> PackedMasks."""
+    pixels = mask_features[0, 0].size
+    packed = PackedMasks(
+        np.zeros((*cells.shape, -(-pixels // 32)), dtype=np.uint32),
+        np.zeros(cells.shape, dtype=np.int32),
+        np.zeros(cells.shape, dtype=np.float32),
+    )
+    for image, count in enumerate(valid_count.tolist()):
+        different, which = np.unique(cells[image, :count], return_inverse=True)
+        chosen_kernels = _chosen(mask_kernels[image], different)
+        masks = dynamic_masks(_float32(mask_features[image]), chosen_kernels, mask_threshold)
+        packed.words[image, :count] = to_words_32(masks.words, pixels)[which]
+        packed.areas[image, :count] = masks.areas[which]
+        packed.probability_sums[image, :count] = masks.probability_sums[which]
+    return packed
 
 
 def mask_iou(masks: NDArray[np.bool_]) -> NDArray[np.float32]:
     """[N, H, W] bool -> [N, N] float32; two empty masks have IoU 0."""
     words = pack_masks(masks)
-    areas = _areas(words)
-    iou = _overlaps(words, areas)
-    iou += iou.T
-    np.fill_diagonal(iou, areas > 0)
+    return overlaps(words, mask_areas(words))
+
+
+def mask_iou_packed(words: NDArray[np.uint32], areas: NDArray[Any]) -> NDArray[np.float32]:
+    """[B, K, W], [B, K] -> [B, K, K] float32."""
+    iou = np.empty((*areas.shape, areas.shape[1]), dtype=np.float32)
+    for image in range(len(words)):
+        iou[image] = overlaps(from_words_32(words[image]), areas[image])
     return iou
 
 
@@ -183,84 +246,135 @@ def matrix_nms(
     sigma: float,
 ) -> NDArray[Any]:
     """[N, H, W] bool, [N], [N] -> [N]: scores after Matrix NMS, in the order given."""
-    if not np.isfinite(scores).all():
-        raise ValueError("scores must be finite")
-    order = np.argsort(-scores, kind="stable")
-    decayed = matrix_nms_packed(
-        pack_masks(masks[order]), labels[order], scores[order], decay=decay, sigma=sigma
-    )
-    result = np.empty_like(scores)
-    result[order] = decayed
+    words = pack_masks(masks)
+    result = np.zeros_like(scores)
+    _decay_into(result, words, mask_areas(words), labels, scores, decay=decay, sigma=sigma)
     return result
 
 
 def matrix_nms_packed(
+    words: NDArray[np.uint32],
+    areas: NDArray[Any],
+    labels: NDArray[Any],
+    scores: NDArray[Any],
+    valid_count: NDArray[Any],
+    *,
+    decay: str,
+    sigma: float,
+) -> NDArray[Any]:
+    """[B, K, W], [B, K], [B, K], [B, K], [B] -> [B, K]: scores after Matrix NMS, in the order given."""
+    result = np.zeros_like(scores)
+    for image, count in enumerate(valid_count.tolist()):
+        rows = (array[image, :count] for array in (areas, labels, scores))
+        image_words = from_words_32(words[image, :count])
+        _decay_into(result[image, :count], image_words, *rows, decay=decay, sigma=sigma)
+    return result
+
+
+def best_instances(
+    category_scores: NDArray[Any],
+    mask_kernels: NDArray[Any],
+    mask_features: NDArray[Any],
+    cell_strides: NDArray[Any],
+    *,
+    score_threshold: float,
+    mask_threshold: float,
+    update_threshold: float,
+    max_candidates: int,
+    max_instances: int,
+    decay: str,
+    sigma: float,
+) -> BestInstances:
+    """[C, T] after points NMS, [E, T], [E, h, w], [T] -> the instances of one image."""
+    candidates = best_candidates(
+        category_scores, score_threshold=score_threshold, max_candidates=max_candidates
+    )
+    mask_features = _float32(mask_features)
+    # A cell may be chosen for several classes, but it has one mask.
+    cells, which = np.unique(candidates.cells, return_inverse=True)
+    chosen_kernels = _chosen(mask_kernels, cells)
+    masks = dynamic_masks(mask_features, chosen_kernels, mask_threshold, keep_logits=True)
+    scores = candidates.scores * masks.maskness[which]
+
+    large = np.flatnonzero((masks.areas > cell_strides[cells])[which])
+    order = large[np.argsort(-scores[large], kind="stable")]
+    mask_index, labels = which[order], candidates.labels[order]
+    scores = decay_best_first(
+        masks.words, masks.areas, mask_index, labels, scores[order], decay=decay, sigma=sigma
+    )
+    kept = np.flatnonzero(scores >= update_threshold)
+    best = kept[np.argsort(-scores[kept], kind="stable")[:max_instances]]
+    survivors = mask_index[best]
+    if masks.logits is None:
+        logits = dynamic_conv(mask_features, chosen_kernels[survivors])
+    else:
+        logits = masks.logits[survivors].reshape(-1, *mask_features.shape[1:])
+    return BestInstances(scores[best], labels[best], sigmoid(logits))
+
+
+def postprocess(
+    category_scores: Sequence[NDArray[Any]] | NDArray[Any],
+    mask_kernels: NDArray[Any],
+    mask_features: NDArray[Any],
+    cell_strides: NDArray[Any],
+    *,
+    max_instances: int,
+    **thresholds: Any,
+) -> InstanceSlots:
+    """Levels [B, C, S, S] or [B, C, T], [B, E, T], [B, E, h, w], [T] -> InstanceSlots."""
+    scores = _flat_scores(category_scores)
+    batch, size = len(scores), mask_features.shape[2:]
+    slots = InstanceSlots(
+        np.zeros((batch, max_instances), dtype=np.int32),
+        np.zeros((batch, max_instances), dtype=np.float32),
+        np.zeros((batch, max_instances, *size), dtype=np.float32),
+        np.zeros(batch, dtype=np.int32),
+    )
+    for image in range(batch):
+        arrays = (scores[image], mask_kernels[image], mask_features[image], cell_strides)
+        best = best_instances(*arrays, max_instances=max_instances, **thresholds)
+        _fill(slots, image, best.labels, best.scores, best.probabilities)
+    return slots
+
+
+def _flat_scores(category_scores: Sequence[NDArray[Any]] | NDArray[Any]) -> NDArray[np.float32]:
+    """[B, C, T] after points NMS."""
+    if isinstance(category_scores, np.ndarray):
+        return _float32(category_scores)
+    levels = [points_nms(_float32(level)) for level in category_scores]
+    return np.concatenate([level.reshape(*level.shape[:2], -1) for level in levels], axis=2)
+
+
+def _fill(slots: tuple[Any, ...], image: int, *values: NDArray[Any]) -> None:
+    """Write arrays of true length into the slots of one image, and their number behind them."""
+    *arrays, valid_count = slots
+    for array, value in zip(arrays, values, strict=True):
+        array[image, : len(value)] = value
+    valid_count[image] = len(values[0])
+
+
+def _decay_into(
+    result: NDArray[Any],
     words: NDArray[np.uint64],
+    areas: NDArray[Any],
     labels: NDArray[Any],
     scores: NDArray[Any],
     *,
     decay: str,
     sigma: float,
-) -> NDArray[Any]:
-    """`matrix_nms` on masks [N, words] of `pack_masks`, best score first (which is not checked)."""
-    factors = np.ones(len(scores), dtype=np.float32)
-    areas = _areas(words)
-    by_label = np.argsort(labels, kind="stable")  # within a label still best first
-    borders = np.flatnonzero(np.diff(labels[by_label])) + 1
-    for group in np.split(by_label, borders):
-        if len(group) > 1:
-            overlaps = _overlaps(words[group], areas[group])
-            factors[group] = _decay_factors(overlaps, decay, sigma)
-    return (scores * factors).astype(scores.dtype, copy=False)
+) -> None:
+    """Matrix NMS in any order, into `result` [N]; a score that is not finite takes no part."""
+    finite = np.flatnonzero(np.isfinite(scores))
+    order = finite[np.argsort(-scores[finite], kind="stable")]
+    result[order] = decay_best_first(
+        words, areas, order, labels[order], scores[order], decay=decay, sigma=sigma
+    )
 
 
-def _decay_factors(iou: NDArray[np.float32], decay: str, sigma: float) -> NDArray[np.float32]:
-    """See `reference.decay_factors`; works in `iou`, which is lost."""
-    if decay == "gaussian":
-        np.square(iou, out=iou)
-        iou -= iou.max(axis=0)[:, None]
-        # The exponential is monotone: taking it of the N extremes is taking it of all N * N.
-        lowest: NDArray[np.float32] = np.exp(np.float32(-sigma) * iou.max(axis=0))
-        return lowest
-    own = 1.0 - iou.max(axis=0)
-    np.subtract(1.0, iou, out=iou)
-    iou /= np.maximum(own, _TINY)[:, None]
-    result: NDArray[np.float32] = iou.min(axis=0)
-    return result
+def _chosen(mask_kernels: NDArray[Any], cells: NDArray[Any]) -> NDArray[np.float32]:
+    """[E, T], [n] -> [n, E]."""
+    return np.ascontiguousarray(mask_kernels[:, cells].T, dtype=np.float32)
 
 
-def _overlaps(words: NDArray[np.uint64], areas: NDArray[np.int64]) -> NDArray[np.float32]:
-    """IoU [N, N] of the pairs i < j, 0 elsewhere."""
-    count, width = words.shape
-    iou = np.zeros((count, count), dtype=np.float32)
-    if count < 2:
-        return iou
-    # Pixels are row-major, so a mask's words lie between the first and the last row of the object:
-    # only these can overlap anything.
-    occupied = words != 0
-    first = occupied.argmax(axis=1)
-    last = width - occupied[:, ::-1].argmax(axis=1)
-    both = np.empty((count - 1) * width, dtype=np.uint64)
-    counts = np.empty((count - 1) * width, dtype=np.uint8)
-    for i in range(count - 1):
-        if areas[i] == 0:
-            continue
-        span = slice(first[i], last[i])
-        others = words[i + 1 :, span]
-        common = both[: others.size].reshape(others.shape)
-        bits = counts[: others.size].reshape(others.shape)
-        np.bitwise_and(others, words[i, span], out=common)
-        _popcount(common, out=bits)
-        intersection = bits.sum(axis=1, dtype=np.uint32)
-        iou[i, i + 1 :] = intersection / (areas[i] + areas[i + 1 :] - intersection)
-    return iou
-
-
-def _areas(words: NDArray[np.uint64]) -> NDArray[np.int64]:
-    areas: NDArray[np.int64] = _popcount(words).sum(axis=1, dtype=np.int64)
-    return areas
-
-
-def _size(masks: NDArray[Any]) -> int:
-    """Pixels of one mask; unlike -1 in a reshape it is known without any mask, too."""
-    return int(np.prod(masks.shape[1:]))
+def _float32(array: NDArray[Any]) -> NDArray[np.float32]:
+    return array.astype(np.float32, copy=False)

@@ -7,24 +7,26 @@ Matrix NMS; scores of at least `update_threshold`; the best `max_instances`. The
 number of candidates is limited to `max_candidates` before the convolution (by class score) instead
 of behind it (by class score x maskness), because that makes the shapes known.
 
-Two implementations: `postprocess_arrays` (NumPy, the true number of candidates: the fast one on a
-CPU, without torch) and `static_postprocess` (torch, fixed shapes, exports to standard ONNX
-operators). `postprocess` picks one of them.
+Three implementations: `postprocess_arrays` (NumPy, the true number of candidates: the fast one on a
+CPU, without torch), `postprocess_slots` (the GPU kernels, fixed shapes) and `static_postprocess`
+(torch, fixed shapes, exports to standard ONNX operators). `postprocess` picks one of the first two.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from solo_edge import kernels
 from solo_edge.config import PostprocessConfig, from_dict
 from solo_edge.instances import Instances, LazyMasks
 from solo_edge.kernels import host
-from solo_edge.kernels.candidates import MAX_SCORE
 from solo_edge.kernels.resize import STRIDE
+from solo_edge.kernels.results import MAX_SCORE, InstanceSlots
 from solo_edge.preprocess import Geometry
 
 if TYPE_CHECKING:
@@ -35,6 +37,7 @@ __all__ = [
     "network_tensors",
     "postprocess",
     "postprocess_arrays",
+    "postprocess_slots",
     "static_postprocess",
 ]
 
@@ -76,34 +79,74 @@ def postprocess(
     import torch
 
     config = from_dict(PostprocessConfig, thresholds)
-    with torch.no_grad():
-        category_scores, mask_kernels, mask_features, cell_strides = network_tensors(output)
-    batch, classes = category_scores.shape[:2]
+    batch, classes = output.category_logits[0].shape[:2]
     for name, sizes in (("image_sizes", image_sizes), ("original_sizes", original_sizes)):
         if len(sizes) != batch:
             raise ValueError(
                 f"{name} must have one entry for each of {batch} images, got {len(sizes)}"
             )
     names = _class_names(class_names, classes)
-    height, width = mask_features.shape[-2:]
-    found = []
-    for i, (image_size, original_size) in enumerate(zip(image_sizes, original_sizes, strict=True)):
-        input_size = (STRIDE * height, STRIDE * width)
-        geometry = Geometry(_size(original_size), _size(image_size), input_size)
-        # One image at a time: the candidates' masks of a whole batch could fill the memory.
-        one = slice(i, i + 1)
-        scores, kernels, features = category_scores[one], mask_kernels[one], mask_features[one]
-        if features.device.type == "cpu":
-            tensors = (scores[0], kernels[0], features[0], cell_strides)
-            a, b, c, d = (tensor.detach().numpy() for tensor in tensors)
-            found.append(postprocess_arrays(a, b, c, d, config, geometry, names))
-            continue
-        with torch.no_grad():
-            slots = static_postprocess(scores, kernels, features, cell_strides, config)
-        count = int(slots[3][0])
-        a, b, c = (slot[0, :count].cpu().numpy() for slot in slots[:3])
-        found.append(instances_from_slots(a, b, c, count, config, geometry, names))
-    return found
+    height, width = output.mask_features.shape[-2:]
+    input_size = (STRIDE * height, STRIDE * width)
+    geometries = [
+        Geometry(_size(original), _size(image), input_size)
+        for image, original in zip(image_sizes, original_sizes, strict=True)
+    ]
+    with torch.no_grad():
+        if output.mask_features.device.type != "cpu":
+            slots = postprocess_slots(output, config)
+            counts = slots.valid_count.tolist()
+            found = []
+            for i, (geometry, count) in enumerate(zip(geometries, counts, strict=True)):
+                kept = (slots.labels.long(), slots.scores, slots.probabilities)
+                a, b, c = (slot[i, :count].cpu().numpy() for slot in kept)
+                found.append(instances_from_slots(a, b, c, count, config, geometry, names))
+            return found
+        tensors = network_tensors(output)
+    category_scores, mask_kernels, mask_features, strides = (
+        tensor.detach().numpy() for tensor in tensors
+    )
+    # One image at a time: the candidates' masks of a whole batch could fill the memory.
+    return [
+        postprocess_arrays(
+            category_scores[i], mask_kernels[i], mask_features[i], strides, config, geometry, names
+        )
+        for i, geometry in enumerate(geometries)
+    ]
+
+
+def postprocess_slots(
+    output: NetworkOutput, config: PostprocessConfig, *, backend: str = "auto"
+) -> InstanceSlots:
+    """The instances of a batch from the model's output, all on its device; nothing waits for it.
+
+    On a CUDA GPU these are the Triton kernels (`solo_edge.kernels.postprocess`), and a CUDA graph
+    can capture the call together with the network's.
+    """
+    import torch
+
+    scores = [x.float().sigmoid() for x in output.category_logits]
+    mask_kernels = torch.cat([x.flatten(2) for x in output.mask_kernels], dim=2)
+    slots: InstanceSlots = kernels.postprocess(
+        scores,
+        mask_kernels,
+        output.mask_features,
+        _cell_strides(output),
+        backend=backend,
+        **dataclasses.asdict(config),
+    )
+    return slots
+
+
+def _cell_strides(output: NetworkOutput) -> Tensor:
+    """[T] float32."""
+    import torch
+
+    strides = [
+        torch.full((x.shape[-1] * x.shape[-2],), float(stride), device=x.device)
+        for x, stride in zip(output.mask_kernels, output.strides, strict=True)
+    ]
+    return torch.cat(strides)
 
 
 def network_tensors(output: NetworkOutput) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -119,13 +162,9 @@ def network_tensors(output: NetworkOutput) -> tuple[Tensor, Tensor, Tensor, Tens
     from solo_edge.kernels import reference
 
     scores = [reference.points_nms(x.float().sigmoid()).flatten(2) for x in output.category_logits]
-    mask_kernels = [x.float().flatten(2) for x in output.mask_kernels]
-    strides = [
-        torch.full((x.shape[-1],), float(stride), device=x.device)
-        for x, stride in zip(mask_kernels, output.strides, strict=True)
-    ]
+    mask_kernels = torch.cat([x.float().flatten(2) for x in output.mask_kernels], dim=2)
     features = output.mask_features.float()
-    return torch.cat(scores, dim=2), torch.cat(mask_kernels, dim=2), features, torch.cat(strides)
+    return torch.cat(scores, dim=2), mask_kernels, features, _cell_strides(output)
 
 
 def postprocess_arrays(
@@ -151,31 +190,11 @@ def postprocess_arrays(
     """
     _check_shapes(category_scores, mask_kernels, mask_features, cell_strides, batch=())
     names = _class_names(class_names, category_scores.shape[0])
-    candidates = host.select_candidates(
-        category_scores,
-        score_threshold=config.score_threshold,
-        max_candidates=config.max_candidates,
-    )
-    chosen_kernels = np.ascontiguousarray(mask_kernels[:, candidates.cells].T)
-    masks = host.dynamic_masks(mask_features, chosen_kernels, config.mask_threshold)
-    scores = candidates.scores * masks.maskness
-
-    large = np.flatnonzero(masks.areas > cell_strides[candidates.cells])
-    order = large[np.argsort(-scores[large], kind="stable")]
-    scores = host.matrix_nms_packed(
-        masks.words[order],
-        candidates.labels[order],
-        scores[order],
-        decay=config.decay,
-        sigma=config.sigma,
-    )
-    kept = np.flatnonzero(scores >= config.update_threshold)
-    best = kept[np.argsort(-scores[kept], kind="stable")[: config.max_instances]]
-    # Only now, for the few that are left, the probabilities are computed to be kept.
-    probabilities = host.sigmoid(host.dynamic_conv(mask_features, chosen_kernels[order[best]]))
+    arrays = (category_scores, mask_kernels, mask_features, cell_strides)
+    scores, labels, probabilities = host.best_instances(*arrays, **dataclasses.asdict(config))
     return Instances(
-        scores[best],
-        candidates.labels[order[best]],
+        scores,
+        labels,
         LazyMasks(probabilities, geometry, config.mask_threshold),
         class_names=names,
         image_size=geometry.original_size,

@@ -27,7 +27,7 @@ LAYERS = {
     "solo_edge.files": "errors",
     "solo_edge.config": "errors",
     "solo_edge.preprocess": "config errors",
-    "solo_edge.kernels": "errors",
+    "solo_edge.kernels": "errors files",
     "solo_edge.instances": "kernels preprocess errors draw",
     "solo_edge.draw": "instances kernels errors",
     "solo_edge.images": "errors files",
@@ -65,7 +65,7 @@ LAYERS = {
     "solo_edge.benchmark": "checkpoint report cold_start environment evaluate video runtime data errors",
     "solo_edge.cli": (
         "train run_folder evaluate benchmark report data export runtime predict video inspection doctor"
-        " manifest images environment files config errors"
+        " manifest images environment files config errors kernels"
     ),
     "solo_edge.__main__": "cli",
     # The public names; what they need is imported when they are called.
@@ -87,7 +87,7 @@ HEAVY = {
         "solo_edge/run_folder.py",
         "solo_edge/targets.py",
         "solo_edge/train.py",
-        "kernels/reference.py",
+        "kernels/reference*.py",
         "kernels/_triton/*.py",
     ],
     "torchvision": [],
@@ -95,8 +95,8 @@ HEAVY = {
     "triton": ["kernels/_triton/*.py"],
     "tensorrt": ["solo_edge/export/tensorrt_builder.py", "solo_edge/runtime/tensorrt_runner.py"],
     "tensorrt_rtx_bindings": [],
-    "pycuda": ["solo_edge/runtime/cuda_driver.py"],
-    "cuda": ["solo_edge/runtime/cuda_driver.py"],
+    "pycuda": ["solo_edge/runtime/pycuda_driver.py"],
+    "cuda": ["solo_edge/runtime/cuda_bindings_driver.py"],
     "onnx": ["calibration/qdq.py"],
     "onnxscript": [],
     "onnxruntime": [],
@@ -119,7 +119,14 @@ RUNTIME_PATH = [
     *("solo_edge/inspection.py", "solo_edge/cli/*.py", "solo_edge/video/*.py"),
     *(
         f"solo_edge/runtime/{name}.py"
-        for name in ("base", "engine", "openvino_runner", "onnx_runner")
+        for name in (
+            "base",
+            "engine",
+            "openvino_runner",
+            "onnx_runner",
+            "device_kernels",
+            "*_driver",
+        )
     ),
     *("kernels/__init__.py", "kernels/host.py", "kernels/candidates.py", "kernels/resize.py"),
 ]

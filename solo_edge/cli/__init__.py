@@ -17,7 +17,7 @@ from types import FrameType
 from typing import NoReturn
 
 import solo_edge
-from solo_edge.cli import engines, machine, measuring, running, training
+from solo_edge.cli import engines, kernels, machine, measuring, running, training
 from solo_edge.cli.parser import Command
 from solo_edge.errors import ResourceError, SoloEdgeError, UsageError, did_you_mean
 
@@ -34,6 +34,7 @@ COMMANDS: dict[str, Command] = {
         measuring.BENCHMARK,
         training.MAKE_DATASET,
         engines.INSPECT,
+        kernels.KERNELS,
         machine.DOCTOR,
     )
 }

@@ -1,15 +1,14 @@
-"""What TensorRT needs of CUDA: memory, copies and a stream, from cuda-bindings or PyCUDA.
+"""What engines need of CUDA: memory, copies, kernels and a stream, from cuda-bindings or PyCUDA.
 
 Both are thin layers over the driver; neither PyTorch nor the CUDA toolkit is needed.
 """
 
 from __future__ import annotations
 
-import ctypes
 from abc import abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +16,13 @@ from numpy.typing import NDArray
 from solo_edge.closing import Closing
 from solo_edge.errors import ResourceError
 
-__all__ = ["CudaDriver", "open_cuda"]
+__all__ = ["ArgumentKind", "CudaDriver", "Size3", "failure", "no_gpu", "open_cuda"]
+
+ArgumentKind = Literal["pointer", "int32", "float32"]
+Size3 = tuple[int, int, int]
+
+# A kernel may use this much dynamic shared memory without asking for more.
+PLAIN_SHARED_BYTES = 48 * 1024
 
 
 class CudaDriver(Closing):
@@ -30,6 +35,7 @@ class CudaDriver(Closing):
     device_name: str
     compute_capability: str  # "8.7" for Orin
     stream: int  # handle of a CUDA stream
+    has_graphs: bool  # else `capture` queues everything anew each time
     _closed = False
 
     @abstractmethod
@@ -54,8 +60,80 @@ class CudaDriver(Closing):
         """Queue a copy into page-locked `array`."""
 
     @abstractmethod
+    def zero(self, address: int, size: int) -> None:
+        """Queue the clearing of `size` bytes."""
+
+    @abstractmethod
     def synchronize(self) -> None:
         """Wait until all that was queued is done."""
+
+    def load_function(self, image: bytes, name: str, *, shared_bytes: int = 0) -> Any:
+        """The kernel `name` of a cubin or of PTX text, ready for `launch`.
+
+        Args:
+            shared_bytes: dynamic shared memory that it will be launched with.
+
+        Raises:
+            ResourceError: the driver does not take the image, or has no such kernel in it.
+        """
+        # The driver reads PTX up to a zero byte; behind a cubin one does no harm.
+        function = self._load(image + b"\0", name)
+        if shared_bytes > PLAIN_SHARED_BYTES:
+            self._allow_shared(function, shared_bytes)
+        return function
+
+    @abstractmethod
+    def _load(self, image: bytes, name: str) -> Any:
+        """The kernel `name` of `image`, which stays loaded until `close`."""
+
+    @abstractmethod
+    def _allow_shared(self, function: Any, shared_bytes: int) -> None:
+        """Let `function` use more dynamic shared memory than 48 KB."""
+
+    @abstractmethod
+    def launch(
+        self,
+        function: Any,
+        grid: Size3,
+        block: Size3,
+        shared_bytes: int,
+        arguments: Sequence[tuple[ArgumentKind, float]],
+    ) -> None:
+        """Queue one launch.
+
+        Args:
+            function: of `load_function`.
+            grid: blocks in x, y and z.
+            block: threads of a block in x, y and z.
+            arguments: kind and value in the order of the kernel's parameters; a pointer's value is
+                an address.
+        """
+
+    def capture(self, queue: Callable[[], object]) -> Callable[[], object]:
+        """A function that queues again what `queue` queues, as one CUDA graph where there are graphs.
+
+        `queue` runs once before it is captured: TensorRT and kernels that the driver loads late want
+        that. It must neither allocate nor wait, and its memory must stay where it is. The result may
+        be called until `close`.
+        """
+        queue()
+        self.synchronize()
+        return self._capture(queue) if self.has_graphs else queue
+
+    def _capture(self, queue: Callable[[], object]) -> Callable[[], object]:
+        raise NotImplementedError
+
+    @abstractmethod
+    def event(self) -> Any:
+        """A mark for `record`, which may be used again and again."""
+
+    @abstractmethod
+    def record(self, event: Any) -> None:
+        """Queue the mark: it takes the time when everything before it is done."""
+
+    @abstractmethod
+    def elapsed_ms(self, start: Any, end: Any) -> float:
+        """Wait for `end`; milliseconds on the device between two marks."""
 
     def close(self) -> None:
         """Free everything. Closing twice is fine."""
@@ -74,7 +152,10 @@ def open_cuda() -> CudaDriver:
     Raises:
         ResourceError: neither package is installed, or there is no driver or no device.
     """
-    drivers = (CudaBindings, PyCuda)
+    from solo_edge.runtime.cuda_bindings_driver import CudaBindings
+    from solo_edge.runtime.pycuda_driver import PyCuda
+
+    drivers: tuple[Callable[[], CudaDriver], ...] = (CudaBindings, PyCuda)
     for driver in drivers:
         try:
             return driver()
@@ -84,164 +165,12 @@ def open_cuda() -> CudaDriver:
     raise ResourceError("TensorRT engines need cuda-bindings or PyCUDA", fix=fix)
 
 
-class CudaBindings(CudaDriver):
-    """Through NVIDIA's cuda-bindings."""
-
-    def __init__(self) -> None:
-        from cuda.bindings import driver as cuda
-
-        self._cuda = cuda
-        self._device_memory: list[Any] = []
-        self._host_addresses: list[int] = []
-        try:
-            status = cuda.cuInit(0)
-        except (RuntimeError, OSError) as error:  # the driver's library cannot be loaded
-            raise _no_gpu(str(error)) from error
-        if status[0] != cuda.CUresult.CUDA_SUCCESS:
-            raise _no_gpu(self._describe(status[0]))
-        if self._call(cuda.cuDeviceGetCount()) == 0:
-            raise _no_gpu("no device")
-        self._device = self._call(cuda.cuDeviceGet(0))
-        name: bytes = self._call(cuda.cuDeviceGetName(256, self._device))
-        self.device_name = name.split(b"\0")[0].decode("utf-8", "replace")
-        attribute = cuda.CUdevice_attribute
-        major, minor = (
-            self._call(cuda.cuDeviceGetAttribute(which, self._device))
-            for which in (
-                attribute.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR,
-                attribute.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR,
-            )
-        )
-        self.compute_capability = f"{major}.{minor}"
-        self._context = self._call(cuda.cuDevicePrimaryCtxRetain(self._device))
-        with self.active():
-            flags = cuda.CUstream_flags.CU_STREAM_NON_BLOCKING
-            self._stream = self._call(cuda.cuStreamCreate(flags))
-            self.stream = int(self._stream)
-
-    def _call(self, result: tuple[Any, ...]) -> Any:
-        status, *values = result
-        if status != self._cuda.CUresult.CUDA_SUCCESS:
-            raise _failure(self._describe(status))
-        return values[0] if values else None
-
-    def _describe(self, status: Any) -> str:
-        found, text = self._cuda.cuGetErrorString(status)
-        known = found == self._cuda.CUresult.CUDA_SUCCESS and text
-        return text.decode("utf-8", "replace") if known else str(status)
-
-    @contextmanager
-    def active(self) -> Iterator[None]:
-        self._call(self._cuda.cuCtxPushCurrent(self._context))
-        try:
-            yield
-        finally:
-            self._call(self._cuda.cuCtxPopCurrent())
-
-    def allocate(self, size: int) -> int:
-        memory = self._call(self._cuda.cuMemAlloc(size))
-        self._device_memory.append(memory)
-        return int(memory)
-
-    def host_memory(self, size: int) -> NDArray[np.uint8]:
-        address = int(self._call(self._cuda.cuMemHostAlloc(size, 0)))
-        self._host_addresses.append(address)
-        memory = (ctypes.c_uint8 * size).from_address(address)
-        return np.frombuffer(memoryview(memory), dtype=np.uint8)
-
-    def copy_to_device(self, address: int, array: NDArray[Any]) -> None:
-        source, size = array.ctypes.data, array.nbytes
-        self._call(self._cuda.cuMemcpyHtoDAsync(address, source, size, self._stream))
-
-    def copy_from_device(self, array: NDArray[Any], address: int) -> None:
-        target, size = array.ctypes.data, array.nbytes
-        self._call(self._cuda.cuMemcpyDtoHAsync(target, address, size, self._stream))
-
-    def synchronize(self) -> None:
-        self._call(self._cuda.cuStreamSynchronize(self._stream))
-
-    def _release(self) -> None:
-        with self.active():
-            for memory in self._device_memory:
-                self._call(self._cuda.cuMemFree(memory))
-            for address in self._host_addresses:
-                self._call(self._cuda.cuMemFreeHost(address))
-            self._call(self._cuda.cuStreamDestroy(self._stream))
-        self._call(self._cuda.cuDevicePrimaryCtxRelease(self._device))
-
-
-class PyCuda(CudaDriver):
-    """Through PyCUDA."""
-
-    def __init__(self) -> None:
-        import pycuda.driver as cuda
-
-        self._cuda = cuda
-        self._device_memory: list[Any] = []
-        self._host_memory: list[NDArray[np.uint8]] = []
-        try:
-            cuda.init()
-            count = cuda.Device.count()
-        except cuda.Error as error:
-            raise _no_gpu(str(error)) from error
-        if count == 0:
-            raise _no_gpu("no device")
-        device = self._call(cuda.Device, 0)
-        self.device_name = self._call(device.name)
-        self.compute_capability = "{}.{}".format(*self._call(device.compute_capability))
-        self._context = self._call(device.retain_primary_context)
-        with self.active():
-            self._stream = self._call(cuda.Stream, 1)  # CU_STREAM_NON_BLOCKING
-            self.stream = int(self._stream.handle)
-
-    def _call(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        try:
-            return function(*arguments)
-        except self._cuda.Error as error:
-            raise _failure(str(error)) from error
-
-    @contextmanager
-    def active(self) -> Iterator[None]:
-        self._call(self._context.push)
-        try:
-            yield
-        finally:
-            self._call(self._context.pop)
-
-    def allocate(self, size: int) -> int:
-        memory = self._call(self._cuda.mem_alloc, size)
-        self._device_memory.append(memory)
-        return int(memory)
-
-    def host_memory(self, size: int) -> NDArray[np.uint8]:
-        memory: NDArray[np.uint8] = self._call(self._cuda.pagelocked_empty, size, np.uint8)
-        self._host_memory.append(memory)
-        return memory
-
-    def copy_to_device(self, address: int, array: NDArray[Any]) -> None:
-        self._call(self._cuda.memcpy_htod_async, address, array, self._stream)
-
-    def copy_from_device(self, array: NDArray[Any], address: int) -> None:
-        self._call(self._cuda.memcpy_dtoh_async, array, address, self._stream)
-
-    def synchronize(self) -> None:
-        self._call(self._stream.synchronize)
-
-    def _release(self) -> None:
-        with self.active():
-            for memory in self._device_memory:
-                self._call(memory.free)
-            for array in self._host_memory:
-                owner: Any = array.base  # PyCUDA's allocation, which the array looks at
-                self._call(owner.free)
-            del self._stream
-        self._call(self._context.detach)
-
-
-def _no_gpu(detail: str) -> ResourceError:
+def no_gpu(detail: str) -> ResourceError:
+    """What to raise where no device can be used."""
     what = f"there is no usable CUDA device ({detail})"
     return ResourceError(what, fix="install NVIDIA's driver, or use an engine for the CPU")
 
 
-def _failure(detail: str) -> ResourceError:
+def failure(detail: str) -> ResourceError:
+    """What to raise when the driver reports an error."""
     return ResourceError(f"CUDA failed: {detail}", fix="free GPU memory and start again")

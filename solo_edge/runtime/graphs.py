@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from solo_edge.config import PostprocessConfig
 from solo_edge.manifest import Graph, Precision
 from solo_edge.models.solov2 import SOLOv2, SOLOv2Output
-from solo_edge.postprocess import network_tensors, static_postprocess
+from solo_edge.postprocess import network_tensors, postprocess_slots, static_postprocess
 
 __all__ = ["FullGraph", "NetworkGraph", "graph_module"]
 
@@ -49,7 +49,8 @@ class NetworkGraph(nn.Module):
 class FullGraph(NetworkGraph):
     """image [B, 3, H, W] -> labels [B, M], scores [B, M], masks [B, M, h, w], valid_count [B].
 
-    The network, then `solo_edge.postprocess.static_postprocess` in float32 with `config` built in.
+    The network, then post-processing with `config` built in: `static_postprocess` in float32, or on a
+    CUDA GPU the kernels that equal it.
     """
 
     def __init__(self, model: SOLOv2, config: PostprocessConfig, precision: Precision = "fp32"):
@@ -57,7 +58,11 @@ class FullGraph(NetworkGraph):
         self.config = config
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # type: ignore[override]  # other outputs
-        return static_postprocess(*self._tensors(image), self.config)
+        if not image.is_cuda:
+            return static_postprocess(*self._tensors(image), self.config)
+        slots = postprocess_slots(self.model(image.to(self.dtype)), self.config)
+        labels, count = slots.labels.long(), slots.valid_count.long()
+        return labels, slots.scores, slots.probabilities, count
 
 
 def graph_module(

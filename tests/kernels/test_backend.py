@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import solo_edge.kernels
-from solo_edge.kernels import available_backends, dynamic_conv
+from solo_edge.kernels import available_backends, backend, dynamic_conv
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -65,13 +65,23 @@ except ImportError as error:
 
 def test_unknown_backends_are_named():
     features, kernels = np.ones((2, 3, 3)), np.ones((1, 2))
-    assert available_backends() == ("torch", "numpy")
-    with pytest.raises(ValueError, match="'triton' is not available in this version"):
-        dynamic_conv(features, kernels, backend="triton")
-    with pytest.raises(ValueError, match="one of auto, torch, numpy, got 'cuda'"):
+    assert available_backends() == ("triton", "torch", "numpy")
+    with pytest.raises(ValueError, match="one of auto, triton, torch, numpy, got 'cuda'"):
         dynamic_conv(features, kernels, backend="cuda")
     with pytest.raises(TypeError, match="got both"):
         dynamic_conv(features, torch.from_numpy(kernels))
+
+
+def test_triton_needs_a_gpu_or_its_interpreter(monkeypatch):
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    with pytest.raises(ValueError, match="'triton' takes tensors on a CUDA GPU"):
+        dynamic_conv(torch.ones(2, 3, 3), torch.ones(1, 2), backend="triton")
+
+
+def test_auto_is_torch_for_tensors_of_the_cpu(monkeypatch):
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    assert backend._choose("auto", torch.ones(1)) == "torch"
+    assert backend._choose("auto", np.ones(1)) == "numpy"
 
 
 def test_public_names():

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from solo_edge.kernels import mask_iou, matrix_nms
+from solo_edge.kernels import mask_iou, mask_iou_packed, matrix_nms, matrix_nms_packed
 
 BACKENDS = ["numpy", "torch"]
 DECAYS = ["gaussian", "linear"]
@@ -127,6 +127,22 @@ def test_wrong_arguments_are_named():
         matrix_nms(masks, labels, scores, decay="hard")
     with pytest.raises(ValueError, match="sigma must be a positive number, got 0"):
         matrix_nms(masks, labels, scores, sigma=0)
-    for backend in BACKENDS:
-        with pytest.raises(ValueError, match="scores must be finite"):
-            matrix_nms(masks, labels, np.array([0.5, np.nan]), backend=backend)
+    words, areas = np.zeros((1, 2, 3), np.uint32), np.zeros((1, 2), np.int32)
+    with pytest.raises(
+        ValueError, match=r"words must be uint32 \[B, K, words\], got int32 \(1, 2\)"
+    ):
+        mask_iou_packed(areas, areas)
+    with pytest.raises(ValueError, match=r"labels must be integers \[1, 2\] like words, got float"):
+        matrix_nms_packed(words, areas, scores[None], scores[None], np.array([2]))
+    with pytest.raises(ValueError, match=r"valid_count must be integers \[1\], got int64 \(2,\)"):
+        matrix_nms_packed(words, areas, areas, scores[None], np.array([2, 2]))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_score_that_is_not_finite_takes_no_part(backend):
+    masks, labels = np.ones((4, 3, 3), bool), np.zeros(4, int)
+    scores = np.array([np.nan, 0.5, np.inf, 0.4])
+    got = matrix_nms(masks, labels, scores, decay="linear", backend=backend)
+    assert got.tolist() == [0.0, 0.5, 0.0, 0.0]
+    alone = matrix_nms(masks[:1], labels[:1], scores[:1], backend=backend)
+    assert alone.tolist() == [0.0]

@@ -64,6 +64,27 @@ def test_regions_hold_every_pixel_and_little_more():
         assert length <= inside[-1] - inside[0] + 1 + 2 * 12  # 1.5 low pixels on each side, 8x
 
 
+@pytest.mark.parametrize("exact", [True, False])
+def test_an_aligned_region_begins_earlier_and_is_the_same_mask(exact):
+    probabilities = smooth(6, (28, 48), seed=2) * 0.8
+    sizes = (108, 192), (433, 771)
+    plain = mask_regions(probabilities, *sizes, 0.5, exact=exact)
+    aligned = mask_regions(probabilities, *sizes, 0.5, exact=exact, align=32)
+    for one, other in zip(plain, aligned, strict=True):
+        assert other.left == one.left - one.left % 32
+        assert not other.mask[:, : one.left - other.left].any()
+        np.testing.assert_array_equal(other.mask[:, one.left - other.left :], one.mask)
+
+
+def test_one_damaged_pixel_is_missing_and_no_more():
+    probabilities = np.full((1, 28, 48), 0.9, dtype=np.float32)
+    probabilities[0, 10, 20] = np.nan
+    masks = render_masks(probabilities, (112, 192), (224, 384), 0.5)
+    want = two_steps(probabilities, (112, 192), (224, 384), 0.5)
+    np.testing.assert_array_equal(masks, want)
+    assert 0 < (~masks).sum() < 20 * 20
+
+
 def test_nothing_inside_only_padding_and_nan():
     probabilities = np.zeros((3, 8, 8), dtype=np.float32)
     probabilities[1, 7, 7] = 1.0  # in the padding: the image ends at row 16

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,8 +13,11 @@ import torch
 from safetensors.torch import save_file
 
 import solo_edge
+import solo_edge.kernels
+from solo_edge.config import PostprocessConfig
 from solo_edge.losses import solov2_losses
 from solo_edge.models.solov2 import SOLOv2, SOLOv2Output
+from solo_edge.postprocess import postprocess_slots
 from solo_edge.targets import assign_targets
 
 LEVELS = 5
@@ -131,4 +135,51 @@ def test_instances(golden: Golden) -> None:
     theirs = golden.unpack("final_masks", original_size[1]).astype(bool)
     both = (found.masks & theirs).sum((1, 2))
     either = (found.masks | theirs).sum((1, 2))
+    assert (both / np.maximum(either, 1)).min() >= 0.999
+
+
+@pytest.mark.slow
+def test_instances_of_the_kernels(golden: Golden, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The Triton chain end to end: slots, then masks at the original size."""
+    from solo_edge.kernels._triton import operations
+    from solo_edge.kernels.tiles import Tiles, tiles_from_dict
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    # The interpreter's time goes by operations, not by their sizes.
+    large = {
+        "dynamic_conv_pack": {"constants": {"BLOCK_N": 128, "BLOCK_P": 2048, "BLOCK_E": 128}},
+        "mask_overlap": {
+            "constants": {"BLOCK_I": 64, "BLOCK_J": 64, "BLOCK_W": 32, "METHOD": "popc"}
+        },
+    }
+    tiles = Tiles() if device == "cuda" else tiles_from_dict(large)
+    monkeypatch.setattr(operations, "tiles_for", lambda _: tiles)
+    output = SimpleNamespace(
+        category_logits=[x.to(device) for x in golden.output.category_logits],
+        mask_kernels=[x.to(device) for x in golden.output.mask_kernels],
+        mask_features=golden.output.mask_features.to(device),
+        strides=golden.output.strides,
+    )
+    candidates = solo_edge.kernels.select_candidates(
+        [x.sigmoid() for x in golden.output.category_logits], max_candidates=4096
+    )
+    count = int(candidates.valid_count[0])
+    assert count < 4096  # all of them fit
+    config = PostprocessConfig(max_candidates=count)
+    slots = postprocess_slots(output, config, backend="triton")
+    found = int(slots.valid_count[0])
+    labels, scores = slots.labels[0, :found].cpu(), slots.scores[0, :found].cpu()
+    np.testing.assert_array_equal(labels, golden.arrays["final_labels"])
+    np.testing.assert_allclose(scores, golden.arrays["final_scores"], rtol=1e-4)
+    original_size = tuple(int(x) for x in golden.arrays["ori_shape"])
+    masks = solo_edge.kernels.render_masks(
+        slots.probabilities,
+        slots.valid_count,
+        [tuple(int(x) for x in golden.arrays["img_shape"])],
+        [original_size],
+        backend="triton",
+    )
+    ours = masks[0, :found].cpu().numpy().astype(bool)
+    theirs = golden.unpack("final_masks", original_size[1]).astype(bool)
+    both, either = (ours & theirs).sum((1, 2)), (ours | theirs).sum((1, 2))
     assert (both / np.maximum(either, 1)).min() >= 0.999

@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from solo_edge import kernels
 from solo_edge.config import PostprocessConfig
 from solo_edge.errors import UsageError
 from solo_edge.kernels import reference
@@ -16,6 +17,7 @@ from solo_edge.postprocess import (
     network_tensors,
     postprocess,
     postprocess_arrays,
+    postprocess_slots,
     static_postprocess,
 )
 from solo_edge.preprocess import Geometry
@@ -188,6 +190,25 @@ def test_damaged_numbers_neither_crash_nor_survive(damage):
     assert count[0] == len(found)
 
 
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+@pytest.mark.parametrize("backend", ["torch", "triton"])
+def test_the_chain_of_kernels_equals_the_plain_algorithm(backend, config):
+    scenes = [scene(seed, candidates) for seed, candidates in ((1, 60), (2, 0), (3, 5))]
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    tensors = [torch.from_numpy(np.stack(arrays)) for arrays in zip(*scenes, strict=True)]
+    tensors = [tensor.to(device) for tensor in (*tensors, torch.from_numpy(CELL_STRIDES))]
+    slots = kernels.postprocess(*tensors, **dataclasses.asdict(config), backend=backend)
+    for i, arrays in enumerate(scenes):
+        labels, scores, probabilities, _ = plainly(*arrays, config)
+        count = int(slots.valid_count[i])
+        assert count == len(labels)
+        np.testing.assert_array_equal(slots.labels[i, :count].cpu(), labels)
+        np.testing.assert_allclose(slots.scores[i, :count].cpu(), scores, rtol=2e-6)
+        np.testing.assert_allclose(slots.probabilities[i, :count].cpu(), probabilities, atol=2e-6)
+        for slot in slots[:3]:
+            assert not slot[i, count:].any()
+
+
 def test_more_slots_than_cells_and_classes():
     config = PostprocessConfig(max_candidates=10_000, max_instances=200)
     arrays = scene(5, candidates=100)
@@ -211,6 +232,19 @@ def model_output(requires_grad: bool = False) -> SimpleNamespace:
         .requires_grad_(requires_grad),
         strides=STRIDES,
     )
+
+
+@pytest.mark.parametrize("requires_grad", [False, True])
+def test_slots_of_the_models_output_equal_the_static_graph(requires_grad):
+    output = model_output(requires_grad)
+    config = PostprocessConfig(score_threshold=0.2, max_instances=15)
+    with torch.no_grad():
+        labels, scores, probabilities, count = static_postprocess(*network_tensors(output), config)
+        slots = postprocess_slots(output, config)
+    assert slots.valid_count.tolist() == count.tolist()
+    assert slots.labels.tolist() == labels.tolist()
+    torch.testing.assert_close(slots.scores, scores, rtol=2e-6, atol=0)
+    torch.testing.assert_close(slots.probabilities, probabilities, rtol=0, atol=2e-6)
 
 
 @pytest.mark.parametrize("requires_grad", [False, True])

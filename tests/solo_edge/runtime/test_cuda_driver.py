@@ -17,8 +17,10 @@ STANDINS = Path(__file__).with_name("standins")
 USE = """
 import sys
 import numpy as np
-from solo_edge.runtime import cuda_driver
-driver = getattr(cuda_driver, sys.argv[1])()
+from solo_edge.errors import ResourceError
+from solo_edge.runtime.cuda_bindings_driver import CudaBindings
+from solo_edge.runtime.pycuda_driver import PyCuda
+driver = globals()[sys.argv[1]]()
 print(driver.device_name, driver.compute_capability, hex(driver.stream))
 with driver.active():
     source = driver.host_memory(4000).view(np.float32)
@@ -33,7 +35,7 @@ with driver.active():
     del source, target
     try:
         driver.allocate(1 << 31)
-    except cuda_driver.ResourceError as error:
+    except ResourceError as error:
         print(error)
 driver.close()
 driver.close()
@@ -42,6 +44,65 @@ if sys.argv[1] == "PyCuda":
     assert not pycuda.driver.stack
     assert not any(pycuda.driver.live.values()), pycuda.driver.live
 """
+
+LAUNCH = """
+import sys
+import numpy as np
+from solo_edge.errors import ResourceError
+from solo_edge.runtime.cuda_bindings_driver import CudaBindings
+from solo_edge.runtime.pycuda_driver import PyCuda
+with globals()[sys.argv[1]]() as driver, driver.active():
+    memory = driver.host_memory(8)
+    memory[:] = 7
+    address = driver.allocate(8)
+    driver.copy_to_device(address, memory)
+    driver.zero(address + 2, 4)
+    driver.copy_from_device(memory, address)
+    print(*memory)
+    del memory
+
+    for image, name in ((b"?", "scale"), (b"scale", "other")):
+        try:
+            driver.load_function(image, name)
+        except ResourceError as error:
+            print(error)
+    scale = driver.load_function(b"scale", "scale", shared_bytes=48 * 1024)
+    large = driver.load_function(b"large", "large", shared_bytes=50000)
+    arguments = [("pointer", 0x7F0000001000), ("int32", -5), ("float32", 0.25)]
+    driver.launch(scale, (2, 3, 4), (128, 1, 1), 1024, arguments)
+
+    def queue():
+        driver.launch(large, (1, 1, 1), (64, 1, 1), 50000, arguments)
+
+    again = driver.capture(queue)
+    again()
+    again()
+
+    def broken():
+        if broken.calls:
+            raise ValueError("no")
+        broken.calls += 1
+
+    broken.calls = 0
+    try:
+        driver.capture(broken)()
+    except ValueError:
+        again()  # the stream works on
+
+    start, end = driver.event(), driver.event()
+    driver.record(start)
+    driver.record(end)
+    print(driver.elapsed_ms(start, end), driver.elapsed_ms(end, end), driver.has_graphs)
+    del start, end
+if sys.argv[1] == "PyCuda":
+    import pycuda.driver
+    for call in pycuda.driver.calls:
+        print(*call[:1] + call[2:] if call[0] == "memset" else call)
+"""
+
+NOTHING_LEFT = (
+    "device=0 host=0 streams=0 contexts=0 depth=0 modules=0 graphs=0 events=0"  # of cuda.c
+)
 
 
 @pytest.fixture(scope="session")
@@ -84,7 +145,7 @@ def test_cuda_bindings_copy_there_and_back_and_give_everything_back(fake_driver)
         "Fake GPU 8.7 0x5678",
         "CUDA failed: out of memory; free GPU memory and start again",
     ]
-    assert done.stderr.splitlines()[-1] == "device=0 host=0 streams=0 contexts=0 depth=0"
+    assert done.stderr.splitlines()[-1] == NOTHING_LEFT
 
 
 @needs_bindings
@@ -102,6 +163,47 @@ def test_pycuda_copies_there_and_back_and_gives_everything_back():
     ]
     done = run(USE, "PyCuda", FAKE_CUDA_NO_DEVICE="1")
     assert "no usable CUDA device (cuInit failed" in done.stderr
+
+
+@needs_bindings
+def test_cuda_bindings_launch_and_capture(fake_driver):
+    done = run(LAUNCH, "CudaBindings", folder=fake_driver)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == [
+        "7 7 0 0 0 0 7 7",
+        "CUDA failed: other error; free GPU memory and start again",
+        "CUDA failed: other error; free GPU memory and start again",
+        "1.5 0.0 True",
+    ]
+    arguments = "arguments 0x7f0000001000 -5 0.25"
+    large = f"large grid 1 1 1 block 64 1 1 shared 50000 {arguments}"
+    assert done.stderr.splitlines() == [
+        "attribute 8 of large = 50000",
+        f"launch scale grid 2 3 4 block 128 1 1 shared 1024 {arguments}",
+        f"launch {large}",
+        f"capture {large}",
+        *("graph", "graph", "graph"),
+        NOTHING_LEFT,
+    ]
+
+
+def test_pycuda_launches_and_runs_anew_what_others_capture():
+    done = run(LAUNCH, "PyCuda")
+    assert done.returncode == 0, done.stderr
+    arguments = [("pointer", 0x7F0000001000), ("int32", -5), ("float32", 0.25)]
+    large = f"launch large (1, 1, 1) (64, 1, 1) 50000 {arguments}"
+    assert done.stdout.splitlines() == [
+        "7 7 0 0 0 0 7 7",
+        "CUDA failed: cuModuleLoadDataEx failed: device kernel image is invalid;"
+        " free GPU memory and start again",
+        "CUDA failed: cuModuleGetFunction failed: named symbol not found;"
+        " free GPU memory and start again",
+        "1.5 0.0 False",
+        "memset 0 4",
+        "attribute large 8 50000",
+        f"launch scale (2, 3, 4) (128, 1, 1) 1024 {arguments}",
+        *[large] * 4,
+    ]
 
 
 def test_without_either_package_the_error_names_both(monkeypatch):
