@@ -97,8 +97,10 @@ def select_candidates_kernel(
     slot = tl.arange(0, SLOTS)
     count = tl.load(key_count + image)
     source = keys
-    if count > candidates:
-        lowest = _kth_largest(keys, count, candidates, BLOCK)
+    # K = 1 comes as a constant, which a branch cannot give to a variable.
+    limit = tl.zeros((), dtype=tl.int32) + candidates
+    if count > limit:
+        lowest = _kth_largest(keys, count, limit, BLOCK)
         written = tl.zeros((), dtype=tl.int32)
         for start in range(0, count, BLOCK):
             offset = start + tl.arange(0, BLOCK)
@@ -108,7 +110,7 @@ def select_candidates_kernel(
             tl.store(top_keys + position, key, mask=chosen)
             written += tl.sum(chosen.to(tl.int32))
         source = top_keys
-        count = candidates
+        count = limit
         tl.debug_barrier()  # what other threads of this block wrote is read next
 
     best = tl.load(source + slot, mask=slot < count, other=0)

@@ -372,6 +372,30 @@ def test_every_kernel_compiles_within_its_limits(name):
 
 
 @needs_triton
+@needs_triton
+@pytest.mark.parametrize("suppress", [False, True])
+def test_every_size_may_be_one(suppress):
+    """On a GPU Triton makes a compile-time constant of every integer that is 1."""
+    one = Sizes(1, 1, 1, 16, 1, 1, 1, 1)
+    wanted = []
+    for plan in (
+        postprocess_plan(one, Thresholds(), Tiles(), suppress=suppress),
+        matrix_nms_plan(one, Thresholds(), Tiles()),
+    ):
+        for launch in plan.launches:
+            ones = {
+                name: 1
+                for name, value in launch.arguments.items()
+                if type(value) is int and value == 1
+            }
+            kept = {name: v for name, v in launch.arguments.items() if name not in ones}
+            constant = dataclasses.replace(
+                launch, arguments=kept, constants={**launch.constants, **ones}
+            )
+            wanted.append(aot.specialize(plan, constant))
+    assert len(aot.compile_kernels(wanted, ORIN)) >= 10
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("target", TARGETS.values(), ids=list(TARGETS))
 def test_the_lowest_ptx_version_works(target):
