@@ -6,9 +6,10 @@
 
 Both sides use OMP_NUM_THREADS threads (all cores if it is not set). A row whose check fails is not
 timed. Times are medians of rounds in which the two take turns, ratios are medians of the rounds'
-ratios, with the middle half of them behind. On a machine that does other things as well only the CPU
-times mean something, best with OMP_NUM_THREADS=1. Memory is the peak of the resident set in a fresh
-process each, less what was there before the call; the result counts, the network's outputs do not.
+ratios, with the middle half of them behind. Rounds in which other processes were busy are measured
+again; where a row keeps some, only its CPU times mean something, best with OMP_NUM_THREADS=1. Memory
+is the peak of the resident set in a fresh process each, less what was there before the call; the
+result counts, the network's outputs do not.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from solo_edge import environment
 from solo_edge.files import write_json
 
 WARM_UP = 20  # candidates: what libraries allocate once is not charged to the case
+VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "OPENBLAS_CORETYPE", "OMP_WAIT_POLICY")
 THREADS = int(os.environ.get("OMP_NUM_THREADS") or environment.cpu_count())
 
 
@@ -63,8 +65,9 @@ def measure(case: Case, rounds: int) -> dict[str, Any]:
     result = compare(baseline, ours, rounds=rounds)
     peaks = {side: peak_elsewhere(case, side) for side in ("baseline", "ours")}
     row: dict[str, Any] = {"name": case.name, "candidates": case.candidates, "threads": THREADS}
+    row["disturbed_rounds"] = result.disturbed
     for name, spread in dataclasses.asdict(result).items():
-        if name != "rounds":
+        if isinstance(spread, dict):
             values = {"": spread["median"], "_low": spread["low"], "_high": spread["high"]}
             row |= {name + suffix: round(value, 3) for suffix, value in values.items()}
     row |= {f"{side}_peak_mib": round(peak / 2**20, 1) for side, peak in peaks.items()}
@@ -99,7 +102,8 @@ def describe_row(row: dict[str, Any]) -> str:
     ratio = f", {row['peak_ratio']}x" if row["peak_ratio"] else ""
     parts.append(
         f"peak {row['baseline_peak_mib']} -> {row['ours_peak_mib']} MiB{ratio};"
-        f" scores within {row['score_difference']:.0e}, mask IoU at least {row['mask_iou']:.5f}"
+        f" scores within {row['score_difference']:.0e}, mask IoU at least {row['mask_iou']:.5f};"
+        f" {row['disturbed_rounds']} rounds disturbed"
     )
     return " ".join(parts)
 
@@ -110,7 +114,12 @@ def write(path: Path, rows: list[dict[str, Any]], rounds: int) -> None:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)
-    what = {"rounds": rounds, "threads": THREADS, "environment": environment.describe()}
+    what = {
+        "rounds": rounds,
+        "threads": THREADS,
+        "variables": {name: os.environ.get(name) for name in VARIABLES},
+        "environment": environment.describe(),
+    }
     write_json(path.with_name(path.name + ".json"), {**what, "rows": rows})
 
 

@@ -58,7 +58,7 @@ __all__ = [
 ]
 
 Backend = Literal["tensorrt", "torch", "openvino", "onnxruntime"]
-Precision = Literal["fp32", "fp16", "bf16"]
+Precision = Literal["fp32", "fp16", "bf16", "int8"]
 Graph = Literal["network", "full"]
 DataType = Literal["float32", "int64"]
 

@@ -41,7 +41,7 @@ LAYERS = {
     "solo_edge.manifest": "preprocess config files errors",
     "solo_edge.export": (
         "models checkpoint postprocess manifest preprocess config files errors kernels runtime images"
-        " environment"
+        " environment calibration"
     ),
     "solo_edge.runtime": (
         "manifest postprocess instances preprocess config files errors kernels checkpoint models images"
@@ -63,9 +63,12 @@ LAYERS = {
     "solo_edge.cold_start": "runtime images errors",
     "solo_edge.report": "cold_start files errors",
     "solo_edge.benchmark": "checkpoint report cold_start environment evaluate video runtime data errors",
+    "solo_edge.quantize": (
+        "calibration data export checkpoint runtime evaluate manifest files errors"
+    ),
     "solo_edge.cli": (
-        "train run_folder evaluate benchmark report data export runtime predict video inspection doctor"
-        " manifest images environment files config errors kernels"
+        "quantize train run_folder evaluate benchmark report data export runtime predict video inspection"
+        " doctor manifest images environment files config errors kernels"
     ),
     "solo_edge.__main__": "cli",
     # The public names; what they need is imported when they are called.
@@ -97,7 +100,7 @@ HEAVY = {
     "tensorrt_rtx_bindings": [],
     "pycuda": ["solo_edge/runtime/pycuda_driver.py"],
     "cuda": ["solo_edge/runtime/cuda_bindings_driver.py"],
-    "onnx": ["calibration/qdq.py"],
+    "onnx": ["calibration/qdq.py", "calibration/collect.py"],
     "onnxscript": [],
     "onnxruntime": [],
     "openvino": [],

@@ -17,7 +17,15 @@ from types import FrameType
 from typing import NoReturn
 
 import solo_edge
-from solo_edge.cli import engines, kernels, machine, measuring, running, training
+from solo_edge.cli import (
+    engines,
+    kernels,
+    machine,
+    measuring,
+    quantizing,
+    running,
+    training,
+)
 from solo_edge.cli.parser import Command
 from solo_edge.errors import ResourceError, SoloEdgeError, UsageError, did_you_mean
 
@@ -28,6 +36,7 @@ COMMANDS: dict[str, Command] = {
     for command in (
         training.TRAIN,
         measuring.EVALUATE,
+        quantizing.CALIBRATE,
         engines.BUILD_ENGINE,
         running.PREDICT,
         running.STREAM,

@@ -6,6 +6,7 @@ import dataclasses
 import importlib.metadata
 import os
 import platform
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any, get_args
 import solo_edge
 from solo_edge import environment
 from solo_edge.config import PostprocessConfig, from_dict
-from solo_edge.errors import ResourceError, SoloEdgeError, UsageError, did_you_mean
+from solo_edge.errors import ArtifactError, ResourceError, SoloEdgeError, UsageError, did_you_mean
 from solo_edge.files import sha256_of
 from solo_edge.manifest import (
     MODEL_FILES,
@@ -23,6 +24,7 @@ from solo_edge.manifest import (
     Backend,
     Graph,
     Manifest,
+    Measurement,
     Precision,
     describe_tensors,
     engine_folder,
@@ -34,6 +36,7 @@ from solo_edge.manifest import (
 if TYPE_CHECKING:
     from solo_edge.checkpoint import Checkpoint
     from solo_edge.export.self_check import Agreement
+    from solo_edge.runtime.engine import Engine
 
 __all__ = ["AUTO_ORDER", "PRECISIONS", "BuildReport", "build_engine", "choose_backend"]
 
@@ -42,9 +45,10 @@ AUTO_ORDER: tuple[Backend, ...] = ("tensorrt", "torch", "openvino", "onnxruntime
 PRECISIONS: dict[Backend, tuple[Precision, ...]] = {
     "tensorrt": ("fp32", "fp16"),
     "torch": ("fp32", "bf16", "fp16"),
-    "openvino": ("fp32", "bf16"),
-    "onnxruntime": ("fp32",),
+    "openvino": ("fp32", "bf16", "int8"),
+    "onnxruntime": ("fp32", "int8"),
 }
+Accept = Callable[["Engine", "Engine"], Measurement]  # float engine, INT8 engine -> accuracy
 TENSORRT_MAX_TOPK = 3840  # the largest K of its TopK layer
 
 
@@ -74,6 +78,8 @@ def build_engine(
     backend: str = "auto",
     precision: str = "fp32",
     graph: str = "network",
+    ranges: str | Path | None = None,
+    accept: Accept | None = None,
     report: Callable[[str], None] | None = None,
     **thresholds: Any,
 ) -> BuildReport:
@@ -86,8 +92,11 @@ def build_engine(
         checkpoint: a `.safetensors` file or the folder of a training run.
         out: the folder to write, NAME.engine. An engine there is replaced, anything else is refused.
         backend: one of `AUTO_ORDER`, or "auto": the first of them that works here.
-        precision: "fp32", "fp16" or "bf16"; `PRECISIONS` says which backend has which.
+        precision: "fp32", "fp16", "bf16" or "int8"; `PRECISIONS` says which backend has which.
         graph: "network", with post-processing outside, or "full", with all of it in the graph.
+        ranges: for int8, a file of `solo-edge calibrate`.
+        accept: for int8, is called with the float engine and the INT8 engine before that takes its
+            name, and returns the accuracy for the manifest or raises.
         report: is called with one line about each decision and result.
         thresholds: fields of `PostprocessConfig`, stored in the engine; built into a full graph.
 
@@ -105,7 +114,10 @@ def build_engine(
     kind: Precision = _one_of("precision", precision, get_args(Precision))
     if _one_of("backend", backend, ("auto", *AUTO_ORDER)) != "auto":
         _check_precision(backend, kind)
-    with engine_folder(out) as folder:
+    if (kind == "int8") != (ranges is not None):
+        what = "int8 needs the ranges of a calibration, and nothing else does"
+        raise UsageError(what, fix="use --precision int8 together with --calib")
+    with engine_folder(out) as folder, tempfile.TemporaryDirectory(prefix="float-") as scratch:
         # Only now: loading PyTorch takes seconds, which a mistyped option need not wait for.
         from solo_edge.export.self_check import check_runner
         from solo_edge.runtime.engine import open_runner
@@ -120,6 +132,9 @@ def build_engine(
             what = f"max_candidates is {config.max_candidates}, TensorRT takes {TENSORRT_MAX_TOPK}"
             raise UsageError(what, fix="lower --max-candidates, or use --graph network")
         _write_model(folder, loaded, chosen, kind, wanted, config)
+        if ranges is not None:
+            float_file = Path(scratch, MODEL_FILES[chosen])
+            _quantise(folder / MODEL_FILES[chosen], float_file, Path(ranges), checkpoint, loaded)
         manifest = _describe(out, checkpoint, loaded, chosen, kind, wanted, config)
         manifest = dataclasses.replace(manifest, files=record_files(folder))
         write_manifest(folder, manifest)
@@ -130,6 +145,9 @@ def build_engine(
             say(
                 "self-check: the model finds nothing in the test images; only the shapes were compared"
             )
+        if ranges is not None and accept is not None:
+            measured = _measure(folder, float_file, manifest, accept)
+            write_manifest(folder, dataclasses.replace(manifest, measured=measured))
     return BuildReport(out, chosen, reason, kind, wanted, agreement, time.perf_counter() - started)
 
 
@@ -229,6 +247,39 @@ def _write_model(
 
         build_plan(onnx_path, path)
         onnx_path.unlink()
+
+
+def _quantise(
+    path: Path, float_file: Path, ranges: Path, checkpoint: Path, loaded: Checkpoint
+) -> None:
+    """Keep the file at `path` as `float_file`, and write its INT8 form in its place."""
+    import onnx
+
+    from solo_edge.calibration.qdq import insert_pairs, problems
+    from solo_edge.calibration.ranges import read_ranges
+    from solo_edge.checkpoint import find_checkpoint
+
+    read = read_ranges(ranges)
+    digest = sha256_of(find_checkpoint(checkpoint))
+    read.require_fit(digest, loaded.preprocess.digest, ranges)
+    path.replace(float_file)
+    model = insert_pairs(onnx.load(float_file), read.limits)
+    if found := problems(model):
+        raise ArtifactError(f"the INT8 graph has mistakes ({found[0]})", where=path)
+    path.write_bytes(model.SerializeToString(deterministic=True))
+
+
+def _measure(folder: Path, float_file: Path, manifest: Manifest, accept: Accept) -> Measurement:
+    """The accuracy of the INT8 engine in `folder`; raises what `accept` raises."""
+    from solo_edge.runtime.engine import load_engine
+    from solo_edge.runtime.onnx_runner import OnnxRunner
+    from solo_edge.runtime.openvino_runner import OpenVINORunner
+
+    runner = OpenVINORunner if manifest.backend == "openvino" else OnnxRunner
+    with load_engine(folder) as small:
+        exact = dataclasses.replace(small, precision="fp32", runner=runner(float_file))
+        with exact:
+            return accept(exact, small)
 
 
 def _describe(

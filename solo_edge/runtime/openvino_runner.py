@@ -27,7 +27,8 @@ class OpenVINORunner(Runner):
         path: the ONNX file; its inputs and outputs are float32 whatever the precision.
         precision: "fp32" or "bf16", in which the network computes. OpenVINO's own default is bf16 wherever
             the processor has it, so it is always set here. On a processor without bf16 instructions the
-            network computes in fp32, with a warning in the log.
+            network computes in fp32, with a warning in the log. "int8" is written into the file; what
+            is not INT8 there computes in fp32.
         threads: CPU threads; None is one for each core.
 
     Raises:
@@ -42,7 +43,7 @@ class OpenVINORunner(Runner):
             log.warning("%s: this CPU has no bf16 instructions; the engine runs in fp32", path)
             precision = self.fallback = "fp32"
         options: dict[str, Any] = {
-            "INFERENCE_PRECISION_HINT": {"fp32": "f32", "bf16": "bf16"}[precision],
+            "INFERENCE_PRECISION_HINT": {"fp32": "f32", "bf16": "bf16", "int8": "f32"}[precision],
             "PERFORMANCE_HINT": "LATENCY",
             "NUM_STREAMS": "1",
         }

@@ -25,7 +25,7 @@ from solo_edge.errors import SoloEdgeError, UsageError
 from solo_edge.evaluate import STATS
 
 ROOT = Path(__file__).resolve().parents[2]
-COMMANDS = ("train", "evaluate", "build-engine", "predict", "stream", "benchmark")
+COMMANDS = ("train", "evaluate", "calibrate", "build-engine", "predict", "stream", "benchmark")
 COMMANDS += ("make-dataset", "inspect", "kernels", "doctor")
 PRESET = "solov2-nano-256"
 SMALL = "input_size=(64, 64)", "grid_sizes=(8, 6, 4, 3, 2)"  # changes that make the preset quick

@@ -1,0 +1,72 @@
+"""The file of a calibration: the range of every tensor, and what it was measured with."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import solo_edge
+from solo_edge.errors import ArtifactError
+from solo_edge.files import read_json, write_json
+
+__all__ = ["FORMAT", "Ranges", "read_ranges"]
+
+FORMAT = 1
+FIX = "run solo-edge calibrate again"
+
+
+@dataclass(frozen=True)
+class Ranges:
+    """What `solo-edge calibrate` writes. `limits` holds the absolute value that becomes 127."""
+
+    checkpoint_sha256: str
+    preprocess_digest: str
+    method: str
+    percentile: float
+    images: tuple[tuple[str, str], ...]  # file name, SHA-256
+    limits: dict[str, float]  # by tensor of the exported graph
+    solo_edge: str = solo_edge.__version__
+    format: int = FORMAT
+
+    def save(self, path: Path) -> None:
+        """Write the file, atomically."""
+        write_json(path, dataclasses.asdict(self))
+
+    def require_fit(self, checkpoint_sha256: str, preprocess_digest: str, where: Path) -> None:
+        """Raise ArtifactError if they were measured with another model or other preprocessing."""
+        if self.preprocess_digest != preprocess_digest:
+            what = "these ranges were measured with another preprocessing than the checkpoint's"
+            raise ArtifactError(what, where=where, fix=FIX)
+        if self.checkpoint_sha256 != checkpoint_sha256:
+            what = "these ranges were measured with another checkpoint"
+            raise ArtifactError(what, where=where, fix=FIX)
+
+
+def read_ranges(path: Path) -> Ranges:
+    """Read and check a file of `Ranges.save`.
+
+    Raises:
+        UsageError: there is no such file.
+        ArtifactError: it is something else, damaged, or of another version.
+    """
+    values: dict[str, Any] = read_json(path, "file of ranges", ArtifactError)
+    if values.get("format") != FORMAT:
+        what = f"no file of ranges that this version reads (format {values.get('format')!r})"
+        raise ArtifactError(what, where=path, fix=FIX)
+    names = {field.name for field in dataclasses.fields(Ranges)}
+    if values.keys() != names:
+        name = sorted(values.keys() ^ names)[0]
+        raise ArtifactError(f"the field {name!r} is missing or unknown", where=path, fix=FIX)
+    try:
+        limits = {str(name): float(limit) for name, limit in values["limits"].items()}
+        images = tuple((str(name), str(digest)) for name, digest in values["images"])
+        percentile = float(values["percentile"])
+    except (TypeError, ValueError, AttributeError) as error:
+        raise ArtifactError(f"damaged ({error})", where=path, fix=FIX) from None
+    for name, limit in limits.items():
+        if not (math.isfinite(limit) and limit > 0):
+            raise ArtifactError(f"the range of {name} is {limit}", where=path, fix=FIX)
+    return Ranges(**{**values, "limits": limits, "images": images, "percentile": percentile})
