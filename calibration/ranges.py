@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,10 +12,11 @@ from typing import Any
 import solo_edge
 from solo_edge.errors import ArtifactError
 from solo_edge.files import read_json, write_json
+from solo_edge.preprocess import Preprocess
 
 __all__ = ["FORMAT", "Ranges", "read_ranges"]
 
-FORMAT = 1
+FORMAT = 2
 FIX = "run solo-edge calibrate again"
 
 
@@ -23,11 +25,12 @@ class Ranges:
     """What `solo-edge calibrate` writes. `limits` holds the absolute value that becomes 127."""
 
     checkpoint_sha256: str
-    preprocess_digest: str
+    preprocess: dict[str, Any]  # Preprocess.to_dict()
     method: str
     percentile: float
     images: tuple[tuple[str, str], ...]  # file name, SHA-256
     limits: dict[str, float]  # by tensor of the exported graph
+    excluded: tuple[str, ...] = ()  # weights (as in the graph) whose convolutions stay in float
     solo_edge: str = solo_edge.__version__
     format: int = FORMAT
 
@@ -35,11 +38,20 @@ class Ranges:
         """Write the file, atomically."""
         write_json(path, dataclasses.asdict(self))
 
-    def require_fit(self, checkpoint_sha256: str, preprocess_digest: str, where: Path) -> None:
+    @property
+    def images_digest(self) -> str:
+        """One SHA-256 for all images, in whatever order they came."""
+        digests = sorted(digest for _, digest in self.images)
+        return hashlib.sha256("".join(digests).encode()).hexdigest()
+
+    def require_fit(self, checkpoint_sha256: str, preprocess: Preprocess, where: Path) -> None:
         """Raise ArtifactError if they were measured with another model or other preprocessing."""
-        if self.preprocess_digest != preprocess_digest:
-            what = "these ranges were measured with another preprocessing than the checkpoint's"
-            raise ArtifactError(what, where=where, fix=FIX)
+        for name, value in preprocess.to_dict().items():
+            if self.preprocess.get(name) != list(value):
+                what = f"these ranges were measured with {name} {self.preprocess.get(name)}"
+                raise ArtifactError(
+                    f"{what}, the checkpoint has {list(value)}", where=where, fix=FIX
+                )
         if self.checkpoint_sha256 != checkpoint_sha256:
             what = "these ranges were measured with another checkpoint"
             raise ArtifactError(what, where=where, fix=FIX)
@@ -64,9 +76,12 @@ def read_ranges(path: Path) -> Ranges:
         limits = {str(name): float(limit) for name, limit in values["limits"].items()}
         images = tuple((str(name), str(digest)) for name, digest in values["images"])
         percentile = float(values["percentile"])
-    except (TypeError, ValueError, AttributeError) as error:
+        excluded = tuple(map(str, values["excluded"]))
+        preprocess = Preprocess.from_dict(values["preprocess"]).to_dict()
+    except (TypeError, ValueError, AttributeError, KeyError) as error:
         raise ArtifactError(f"damaged ({error})", where=path, fix=FIX) from None
     for name, limit in limits.items():
         if not (math.isfinite(limit) and limit > 0):
             raise ArtifactError(f"the range of {name} is {limit}", where=path, fix=FIX)
-    return Ranges(**{**values, "limits": limits, "images": images, "percentile": percentile})
+    checked = {"limits": limits, "images": images, "percentile": percentile, "excluded": excluded}
+    return Ranges(**{**values, **checked, "preprocess": {k: list(v) for k, v in preprocess.items()}})

@@ -98,7 +98,7 @@ def calibrate(
         report(f"{len(dead)} tensors are always 0")
     ranges = Ranges(
         checkpoint_sha256=sha256_of(find_checkpoint(Path(checkpoint))),
-        preprocess_digest=loaded.preprocess.digest,
+        preprocess={k: list(v) for k, v in loaded.preprocess.to_dict().items()},
         method=method,
         percentile=percentile,
         images=tuple((image.file_name, image.sha256) for image in chosen),

@@ -261,9 +261,9 @@ def _quantise(
 
     read = read_ranges(ranges)
     digest = sha256_of(find_checkpoint(checkpoint))
-    read.require_fit(digest, loaded.preprocess.digest, ranges)
+    read.require_fit(digest, loaded.preprocess, ranges)
     path.replace(float_file)
-    model = insert_pairs(onnx.load(float_file), read.limits)
+    model = insert_pairs(onnx.load(float_file), read.limits, read.excluded)
     if found := problems(model):
         raise ArtifactError(f"the INT8 graph has mistakes ({found[0]})", where=path)
     path.write_bytes(model.SerializeToString(deterministic=True))

@@ -107,11 +107,13 @@ def test_black_images_are_refused(scenes, tmp_path):
     ("change", "message"),
     [
         ({"checkpoint_sha256": "0" * 64}, "another checkpoint"),
-        ({"preprocess_digest": "0" * 16}, "another preprocessing"),
-        ({"format": 2}, "format 2"),
+        ({"format": 1}, "format 1"),
         ({"limits": {"image": 0}}, "the range of image is 0"),
         ({"limits": {"image": 1.0}}, "the range of relu is None"),
         ({"limits": 3}, "damaged"),
+        ({"preprocess": {}}, "damaged"),
+        ({"excluded": 3}, "damaged"),
+        ({"excluded": ["model.nothing"]}, "no convolution has the weight"),
         ({"surprise": 1}, "'surprise' is missing or unknown"),
     ],
 )
@@ -119,6 +121,15 @@ def test_ranges_that_do_not_fit_are_refused(ranges, tmp_path, change, message):
     path = tmp_path / "ranges.json"
     path.write_text(json.dumps({**json.loads(ranges.read_text()), **change}))
     with pytest.raises(ArtifactError, match=message):
+        build_engine(MODEL, tmp_path / "a.engine", precision="int8", ranges=path)
+
+
+def test_ranges_of_another_preprocessing_are_refused_and_the_difference_named(ranges, tmp_path):
+    values = json.loads(ranges.read_text())
+    values["preprocess"]["pixel_mean"] = [0, 0, 0]
+    path = tmp_path / "ranges.json"
+    path.write_text(json.dumps(values))
+    with pytest.raises(ArtifactError, match=r"measured with pixel_mean \[0, 0, 0\], the checkpoint"):
         build_engine(MODEL, tmp_path / "a.engine", precision="int8", ranges=path)
 
 
