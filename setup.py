@@ -60,8 +60,10 @@ setup(
         "tensorboard": ["tensorboard>=2.14"],
         # Comes with torch for CUDA; alone it is enough for `solo-edge kernels build`.
         "kernels": ["triton>=3.6; platform_system == 'Linux'"],
-        # tensorrt and pycuda come with the device's system (JetPack) or from NVIDIA's own index.
-        "tensorrt": ["tensorrt>=10.3", "pycuda>=2024.1", "av>=15"],
+        # tensorrt comes with the device's system (JetPack) or from NVIDIA's own index.
+        "tensorrt": ["tensorrt>=10.3", "cuda-bindings>=12.8", "av>=15"],
+        # Instead of cuda-bindings; has to be compiled with the CUDA toolkit.
+        "pycuda": ["pycuda>=2024.1"],
         "all": sorted({*CPU, *TRAIN}),
         "dev": sorted({*CPU, *TRAIN, *DEVELOP}),
     },

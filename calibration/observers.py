@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from solo_edge.calibration.histogram import Histogram, check_finite
 
 __all__ = [
+    "LEVELS",
     "ZERO_CHANNEL_SCALE",
     "Histogram",
     "Method",
@@ -24,6 +25,8 @@ __all__ = [
 ]
 
 Method = Literal["max", "percentile", "entropy", "mse"]
+
+LEVELS = 127  # of each sign; -128 is never used, which keeps the range symmetric
 
 # Any scale maps 0 to 0. This one, the smallest normal float16, also stays positive where scales are
 # held in float16 or bfloat16, and neither its reciprocal nor its product with the scale of an
@@ -42,7 +45,7 @@ _MSE_STEPS, _MSE_HALVINGS = 32, 8
 
 
 def choose_range(
-    histogram: Histogram, method: Method, *, percentile: float = 99.99, levels: int = 127
+    histogram: Histogram, method: Method, *, percentile: float = 99.99, levels: int = LEVELS
 ) -> float:
     """The magnitude that maps to `levels`: larger ones are clipped.
 
@@ -79,7 +82,7 @@ def choose_range(
     return min(threshold * histogram.width, histogram.maximum)
 
 
-def quantization_error(histogram: Histogram, limit: float, *, levels: int = 127) -> float:
+def quantization_error(histogram: Histogram, limit: float, *, levels: int = LEVELS) -> float:
     """The mean of (x - q * scale)**2 for scale = limit / levels, rounding and clipping included.
 
     Exact zeros have no error; the other values count as spread evenly within their bin, so that the
@@ -128,7 +131,7 @@ def weight_scales(weights: NDArray[Any]) -> NDArray[np.float32]:
     largest = np.maximum(flat.max(axis=1), -flat.min(axis=1)).astype(np.float64)
     if largest.max() > np.finfo(np.float32).max:
         raise ValueError(f"weights reach {largest.max()}, which float32 cannot hold")
-    scales = np.maximum(largest / 127, _SMALLEST_NORMAL)
+    scales = np.maximum(largest / LEVELS, _SMALLEST_NORMAL)
     return np.where(largest > 0, scales, ZERO_CHANNEL_SCALE).astype(np.float32)
 
 

@@ -16,7 +16,7 @@ from solo_edge.preprocess import Preprocess
 
 __all__ = ["FORMAT", "Ranges", "read_ranges"]
 
-FORMAT = 2
+FORMAT = 2  # 2: by site
 FIX = "run solo-edge calibrate again"
 
 
@@ -29,7 +29,7 @@ class Ranges:
     method: str
     percentile: float
     images: tuple[tuple[str, str], ...]  # file name, SHA-256
-    limits: dict[str, float]  # by tensor of the exported graph
+    limits: dict[str, float]  # by site, see solo_edge.calibration.qdq
     excluded: tuple[str, ...] = ()  # weights (as in the graph) whose convolutions stay in float
     solo_edge: str = solo_edge.__version__
     format: int = FORMAT
@@ -84,4 +84,6 @@ def read_ranges(path: Path) -> Ranges:
         if not (math.isfinite(limit) and limit > 0):
             raise ArtifactError(f"the range of {name} is {limit}", where=path, fix=FIX)
     checked = {"limits": limits, "images": images, "percentile": percentile, "excluded": excluded}
-    return Ranges(**{**values, **checked, "preprocess": {k: list(v) for k, v in preprocess.items()}})
+    return Ranges(
+        **{**values, **checked, "preprocess": {k: list(v) for k, v in preprocess.items()}}
+    )

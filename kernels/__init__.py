@@ -18,6 +18,7 @@ from solo_edge.kernels.matrix_nms import (
     matrix_nms_packed,
 )
 from solo_edge.kernels.postprocess import postprocess
+from solo_edge.kernels.preprocess import preprocess
 from solo_edge.kernels.render import render_masks
 from solo_edge.kernels.results import Candidates, InstanceSlots, PackedMasks
 
@@ -34,6 +35,7 @@ __all__ = [
     "matrix_nms_packed",
     "points_nms",
     "postprocess",
+    "preprocess",
     "render_masks",
     "select_candidates",
 ]

@@ -1,13 +1,13 @@
 """Writes a folder of kernels: `kernels.json`, machine code and PTX for one target, and portable PTX.
 
-`kernels.json` holds the plan (buffers, launches in order, every argument) and for each kernel its files,
-best first. `solo_edge.runtime.device_kernels` runs it.
+`kernels.json` holds the plans by name (buffers, launches in order, every argument) and for each kernel its
+files, best first. `solo_edge.runtime.device_kernels` runs it.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +25,14 @@ from solo_edge.kernels.aot import (
 from solo_edge.kernels.aot_targets import PORTABLE, Target
 from solo_edge.kernels.plan import Launch, Plan, Sizes
 
-__all__ = ["FORMAT", "GRIDS", "KERNELS_FILE", "build_kernels"]
+__all__ = ["FORMAT", "GRIDS", "KERNELS_FILE", "build_kernels", "write_kernels"]
 
-FORMAT = 1
+FORMAT = 2
 KERNELS_FILE = "kernels.json"
 
 # How the grid follows from parameters and constants of a kernel, and from the number of images.
 GRIDS = {
+    "preprocess_kernel": "ceil(width / BLOCK_X), ceil(height / BLOCK_Y), 1",
     "collect_candidates_kernel": "ceil(total / BLOCK), batch, 1",
     "select_candidates_kernel": "1, batch, 1",
     "gather_kernels_kernel": "ceil(candidates / BLOCK_N), batch, 1",
@@ -47,65 +48,95 @@ GRIDS = {
 
 def build_kernels(
     out: Path,
-    plan: Plan,
+    plans: Mapping[str, Plan],
     sizes: Sizes,
     target: Target,
     *,
     report: Callable[[str], None] = lambda line: None,
 ) -> Path:
-    """Compile every kernel of `plan` and write the folder `out`. A folder of kernels there is replaced.
-
-    Args:
-        sizes: what the plan was made from, for the record.
-        report: is called with one line about each step.
+    """Write the folder `out` as `write_kernels` fills it. A folder of kernels there is replaced.
 
     Raises:
         UsageError: `out` is something else than a folder of kernels.
         ResourceError: Triton is not installed, cannot compile a kernel, or `out` cannot be written.
     """
     _refuse_foreign(out)
-    by_launch = [specialize(plan, launch) for launch in plan.launches]
-    wanted = list(dict.fromkeys(by_launch))
+    with atomic_folder(out) as folder:
+        write_kernels(folder, plans, sizes, target, report=report)
+    return out
+
+
+def write_kernels(
+    folder: Path,
+    plans: Mapping[str, Plan],
+    sizes: Sizes,
+    target: Target,
+    *,
+    report: Callable[[str], None] = lambda line: None,
+) -> None:
+    """Compile every kernel of `plans` and write the files into `folder`, which is there already.
+
+    Args:
+        plans: by the names under which they are to be found. One must be "postprocess".
+        sizes: what that one was made from, for the record.
+        report: is called with one line about each step.
+
+    Raises:
+        ResourceError: Triton is not installed, or cannot compile a kernel.
+    """
+    every = [(plan, launch) for plan in plans.values() for launch in plan.launches]
+    wanted = list(dict.fromkeys(specialize(plan, launch) for plan, launch in every))
     report(f"compiling {len(wanted)} kernels for {target.name}")
     native = compile_kernels(wanted, target)
     report(f"compiling {len(wanted)} kernels for every GPU since {PORTABLE.compute_capability}")
     portable = compile_kernels(wanted, PORTABLE)
     names = _unique_names(wanted)
-    with atomic_folder(out) as folder:
-        kernels = {}
-        for each in wanted:
-            variants = _write_variants(folder, names[each], target, native[each], portable[each])
-            kernels[names[each]] = {
-                "entry": native[each].entry,
-                "constants": dict(each.constants),
-                "variants": variants,
-            }
-        value = {
-            "format": FORMAT,
-            "target": target.name,
-            "dtype": plan.buffers["mask_features"].dtype,
-            "sizes": dataclasses.asdict(sizes),
-            "versions": {
-                "solo-edge": solo_edge.__version__,
-                "triton": native[wanted[0]].triton,
-                "ptxas": assembler_version(target),
-            },
-            "inputs": plan.inputs,
-            "outputs": plan.outputs,
-            "buffers": {name: dataclasses.asdict(buffer) for name, buffer in plan.buffers.items()},
-            "kernels": kernels,
-            "launches": [
-                {
-                    "kernel": names[each],
-                    "grid": launch.grid,
-                    "grid_formula": GRIDS[launch.kernel],
-                    "arguments": _arguments(launch, native[each]),
-                }
-                for launch, each in zip(plan.launches, by_launch, strict=True)
-            ],
+    kernels = {}
+    for each in wanted:
+        variants = _write_variants(folder, names[each], target, native[each], portable[each])
+        kernels[names[each]] = {
+            "entry": native[each].entry,
+            "constants": dict(each.constants),
+            "variants": variants,
         }
-        write_json(folder / KERNELS_FILE, value)
-    return out
+    value = {
+        "format": FORMAT,
+        "target": target.name,
+        "dtype": plans["postprocess"].buffers["mask_features"].dtype,
+        "sizes": dataclasses.asdict(sizes),
+        "versions": {
+            "solo-edge": solo_edge.__version__,
+            "triton": native[wanted[0]].triton,
+            "ptxas": assembler_version(target),
+        },
+        "kernels": kernels,
+        "plans": {name: _describe(plan, names, native) for name, plan in plans.items()},
+    }
+    write_json(folder / KERNELS_FILE, value)
+
+
+def _describe(
+    plan: Plan,
+    names: Mapping[Specialization, str],
+    compiled: Mapping[Specialization, CompiledKernel],
+) -> dict[str, Any]:
+    launches = []
+    for launch in plan.launches:
+        specialization = specialize(plan, launch)
+        launches.append(
+            {
+                "kernel": names[specialization],
+                "grid": launch.grid,
+                "grid_formula": GRIDS[launch.kernel],
+                "arguments": _arguments(launch, compiled[specialization]),
+            }
+        )
+    return {
+        "inputs": plan.inputs,
+        "outputs": plan.outputs,
+        "buffers": {name: dataclasses.asdict(buffer) for name, buffer in plan.buffers.items()},
+        "launches": launches,
+    }
 
 
 def _refuse_foreign(out: Path) -> None:

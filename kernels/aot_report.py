@@ -31,8 +31,10 @@ from solo_edge.kernels.plan import (
     pack_masks_plan,
     postprocess_plan,
 )
+from solo_edge.kernels.preprocess import FrameSizes, preprocess_plan
 from solo_edge.kernels.render import RenderSizes, render_plan
 from solo_edge.kernels.tiles import Tiles
+from solo_edge.kernels.unzeroed import without_zeroed_memory
 
 __all__ = [
     "HEADER",
@@ -134,7 +136,9 @@ def cells(row: Row) -> tuple[str, ...]:
 def variant(specialization: Specialization) -> str:
     """What tells apart the forms of one kernel: "fp16", "exact packed"."""
     types = dict(specialization.types)
-    kind = types.get("mask_features") or types.get("mask_kernels") or ""
+    kind = next(
+        (types[name] for name in ("mask_features", "mask_kernels", "image") if name in types), ""
+    )
     switches = [name.lower() for name, value in specialization.constants if value is True]
     return " ".join(filter(None, (kind.removeprefix("*"), *switches)))
 
@@ -146,9 +150,14 @@ def gate_plans(sizes: Sizes, tiles: Tiles | None = None) -> tuple[Plan, ...]:
     rendered = RenderSizes(
         sizes.batch, sizes.max_instances, sizes.height, sizes.width, *RENDERED_SIZE
     )
+    frame = FrameSizes(4 * sizes.height, 4 * sizes.width)
+    colours = {"pixel_mean": (123.675, 116.28, 103.53), "pixel_std": (58.395, 57.12, 57.375)}
     return (
+        preprocess_plan(frame, chosen, **colours, dtype="float32"),
+        preprocess_plan(frame, chosen, **colours, dtype="float16"),
         postprocess_plan(sizes, normal, chosen, dtype="float16"),
         postprocess_plan(sizes, linear, chosen, dtype="float32", suppress=True),
+        without_zeroed_memory(postprocess_plan(sizes, normal, chosen, dtype="float16")),
         matrix_nms_plan(sizes, normal, chosen),
         dynamic_conv_plan(sizes, chosen, dtype="float16"),
         dynamic_conv_plan(sizes, chosen, dtype="float32"),

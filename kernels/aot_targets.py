@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from solo_edge.errors import UsageError, did_you_mean
+from solo_edge.errors import ResourceError, UsageError, did_you_mean
 
-__all__ = ["ALIASES", "PORTABLE", "TARGETS", "Target", "find_target"]
+__all__ = ["ALIASES", "PORTABLE", "TARGETS", "Target", "find_target", "target_for"]
 
 
 @dataclass(frozen=True)
@@ -67,3 +67,17 @@ def find_target(name: str) -> Target:
     if name not in known:
         raise UsageError(f"unknown target {name!r}", fix=did_you_mean(name, known))
     return known[name]
+
+
+def target_for(compute_capability: str) -> Target:
+    """The target for a GPU of that compute capability ("8.7"); PORTABLE for one that is not known yet.
+
+    Raises:
+        ResourceError: the GPU is older than all targets.
+    """
+    major, _, minor = compute_capability.partition(".")
+    arch = 10 * int(major) + int(minor)
+    if arch < PORTABLE.arch:
+        what = f"the GPU kernels need compute capability {PORTABLE.compute_capability}"
+        raise ResourceError(f"{what}, this GPU has {compute_capability}")
+    return TARGETS.get(f"sm_{arch}", PORTABLE)

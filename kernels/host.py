@@ -25,6 +25,7 @@ from solo_edge.kernels.host_bits import (
     unpack_masks,
 )
 from solo_edge.kernels.host_nms import decay_best_first, overlaps
+from solo_edge.kernels.host_preprocess import preprocess
 from solo_edge.kernels.host_render import render_masks
 from solo_edge.kernels.results import MAX_SCORE, Candidates, InstanceSlots, PackedMasks
 
@@ -45,6 +46,7 @@ __all__ = [
     "pack_masks",
     "points_nms",
     "postprocess",
+    "preprocess",
     "render_masks",
     "select_candidates",
     "sigmoid",

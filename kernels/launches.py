@@ -9,6 +9,7 @@ from typing import Literal
 from solo_edge.kernels.tiles import Tile, Tiles
 
 __all__ = [
+    "BITS_PER_WORD",
     "MAX_SLOTS",
     "Buffer",
     "Decay",
@@ -60,8 +61,8 @@ class Launch:
 class Sizes:
     """The shapes of one post-processing.
 
-    `grid_sizes` matter only where points NMS is still to be done; else it is enough that their
-    squares add up to the number of cells.
+    The cells of all levels are one axis. Where points NMS is still to be done, the way from each cell
+    to its neighbours is an input.
     """
 
     batch: int
@@ -146,6 +147,7 @@ def buffers(sizes: Sizes, tiles: Tiles, dtype: str) -> dict[str, Buffer]:
 def select(
     sizes: Sizes, thresholds: Thresholds, tiles: Tiles, *, suppress: bool
 ) -> tuple[Launch, ...]:
+    """category_scores -> scores, labels, cells, valid_count; with points NMS if `suppress`."""
     total = sizes.classes * sizes.cells
     collect = launch(
         "collect_candidates_kernel",
@@ -164,7 +166,7 @@ def select(
         tiles.collect_candidates,
         SUPPRESS=suppress,
     )
-    select = launch(
+    choose = launch(
         "select_candidates_kernel",
         (1, sizes.batch, 1),
         {
@@ -182,10 +184,11 @@ def select(
         tiles.select_candidates,
         SLOTS=sizes.slots,
     )
-    return collect, select
+    return collect, choose
 
 
 def gather(sizes: Sizes, tiles: Tiles) -> Launch:
+    """mask_kernels, cells, valid_count -> chosen_kernels."""
     return launch(
         "gather_kernels_kernel",
         (ceil_div(sizes.max_candidates, tiles.gather_kernels["BLOCK_N"]), sizes.batch, 1),
@@ -204,6 +207,7 @@ def gather(sizes: Sizes, tiles: Tiles) -> Launch:
 
 
 def pack(sizes: Sizes, thresholds: Thresholds, tiles: Tiles, dtype: str) -> Launch:
+    """mask_features, chosen_kernels, valid_count -> words, partial_areas, partial_sums."""
     tile = tiles.dynamic_conv_pack
     return launch(
         "dynamic_conv_pack_kernel",
@@ -228,6 +232,10 @@ def pack(sizes: Sizes, thresholds: Thresholds, tiles: Tiles, dtype: str) -> Laun
 
 
 def reduce(sizes: Sizes, tiles: Tiles, *, rescore: bool) -> Launch:
+    """partial_areas, partial_sums -> areas, probability_sums, and rescored if `rescore`.
+
+    For that it also reads scores, cells, cell_strides and valid_count.
+    """
     parts = _parts(sizes, tiles)
     return launch(
         "reduce_masks_kernel",
@@ -251,7 +259,8 @@ def reduce(sizes: Sizes, tiles: Tiles, *, rescore: bool) -> Launch:
     )
 
 
-def matrix_nms(sizes: Sizes, thresholds: Thresholds, tiles: Tiles) -> tuple[Launch, ...]:
+def matrix_nms(sizes: Sizes, thresholds: Thresholds, tiles: Tiles) -> tuple[Launch, Launch, Launch]:
+    """words, areas, labels, rescored -> sorted_decayed, in the order (label, score); kept_count."""
     slots = sizes.slots
     order = launch(
         "order_candidates_kernel",
@@ -309,6 +318,7 @@ def matrix_nms(sizes: Sizes, thresholds: Thresholds, tiles: Tiles) -> tuple[Laun
 
 
 def probabilities(sizes: Sizes, tiles: Tiles, dtype: str) -> Launch:
+    """mask_features, chosen_kernels, instance_candidates, instance_count -> probabilities."""
     tile = tiles.instance_probabilities
     return launch(
         "instance_probabilities_kernel",
@@ -340,6 +350,7 @@ def launch(
     tile: Tile,
     **constants: int | str | bool,
 ) -> Launch:
+    """A launch whose compile-time parameters are `constants` and those of its tile."""
     return Launch(
         kernel, grid, arguments, {**constants, **tile.constants}, tile.num_warps, tile.num_stages
     )
@@ -351,6 +362,7 @@ def _parts(sizes: Sizes, tiles: Tiles) -> int:
 
 
 def dot_precision(dtype: str) -> str:
+    """How `tl.dot` multiplies numbers of this type."""
     # Three TF32 products are nearly as exact as float32 and run on the tensor cores.
     return "tf32x3" if dtype == "float32" else "ieee"
 

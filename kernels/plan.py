@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from solo_edge.kernels import launches
 from solo_edge.kernels.launches import MAX_SLOTS, Buffer, Decay, Launch, Sizes, Thresholds
-from solo_edge.kernels.tiles import Tiles
+from solo_edge.kernels.tiles import Tile, Tiles
 
 __all__ = [
     "MAX_SLOTS",
@@ -95,58 +95,43 @@ def mask_iou_plan(sizes: Sizes, tiles: Tiles) -> Plan:
 
 def dynamic_conv_plan(sizes: Sizes, tiles: Tiles, *, dtype: str = "float32") -> Plan:
     """mask_features [1, E, H, W], mask_kernels [K, E] -> logits [K, H, W], of one image."""
-    tile, count = tiles.dynamic_conv, sizes.max_candidates
-    grid = (
-        launches.ceil_div(count, tile["BLOCK_N"]),
-        launches.ceil_div(sizes.pixels, tile["BLOCK_P"]),
-        1,
-    )
-    arguments: dict[str, str | int | float] = {
+    buffers = {
+        "mask_features": Buffer((1, sizes.channels, sizes.height, sizes.width), dtype),
+        "mask_kernels": Buffer((sizes.max_candidates, sizes.channels), dtype),
+        "logits": Buffer((sizes.max_candidates, sizes.height, sizes.width), dtype),
+    }
+    arguments = {
         "mask_features": "mask_features",
         "mask_kernels": "mask_kernels",
         "logits_out": "logits",
-        "count": count,
-        "pixels": sizes.pixels,
     }
-    launch = launches.launch(
+    only = _mask_by_mask(
         "dynamic_conv_kernel",
-        grid,
+        sizes,
+        tiles.dynamic_conv,
         arguments,
-        tile,
         CHANNELS=sizes.channels,
         PRECISION=launches.dot_precision(dtype),
     )
-    buffers = {
-        "mask_features": Buffer((1, sizes.channels, sizes.height, sizes.width), dtype),
-        "mask_kernels": Buffer((count, sizes.channels), dtype),
-        "logits": Buffer((count, sizes.height, sizes.width), dtype),
-    }
-    return _plan(("mask_features", "mask_kernels"), ("logits",), buffers, (launch,))
+    return _plan(("mask_features", "mask_kernels"), ("logits",), buffers, (only,))
 
 
 def pack_masks_plan(sizes: Sizes, tiles: Tiles) -> Plan:
     """masks [K, pixels] uint8 -> words [1, K, words], areas [1, K], of one image."""
-    tile, count = tiles.pack_masks, sizes.max_candidates
-    grid = (
-        launches.ceil_div(count, tile["BLOCK_N"]),
-        launches.ceil_div(sizes.pixels, tile["BLOCK_P"]),
-        1,
-    )
-    arguments: dict[str, str | int | float] = {
-        "masks": "masks",
-        "words": "words",
-        "areas": "areas",
-        "count": count,
-        "pixels": sizes.pixels,
-        "word_count": sizes.words,
-    }
+    count = sizes.max_candidates
     buffers = {
         "masks": Buffer((count, sizes.pixels), "uint8"),
         "words": Buffer((1, count, sizes.words), "uint32"),
         "areas": Buffer((1, count), "int32", zeroed=True),
     }
-    launch = launches.launch("pack_masks_kernel", grid, arguments, tile)
-    return _plan(("masks",), ("words", "areas"), buffers, (launch,))
+    arguments: dict[str, str | int | float] = {
+        "masks": "masks",
+        "words": "words",
+        "areas": "areas",
+        "word_count": sizes.words,
+    }
+    only = _mask_by_mask("pack_masks_kernel", sizes, tiles.pack_masks, arguments)
+    return _plan(("masks",), ("words", "areas"), buffers, (only,))
 
 
 def postprocess_plan(
@@ -196,6 +181,24 @@ def postprocess_plan(
     )
     outputs = ("instance_labels", "instance_scores", "probabilities", "instance_count")
     return _plan(inputs, outputs, launches.buffers(sizes, tiles, dtype), chain)
+
+
+def _mask_by_mask(
+    kernel: str,
+    sizes: Sizes,
+    tile: Tile,
+    arguments: Mapping[str, str | int | float],
+    **constants: int | str | bool,
+) -> Launch:
+    """The launch of a kernel whose programs own BLOCK_N of the masks of one image, BLOCK_P pixels each."""
+    count = sizes.max_candidates
+    grid = (
+        launches.ceil_div(count, tile["BLOCK_N"]),
+        launches.ceil_div(sizes.pixels, tile["BLOCK_P"]),
+        1,
+    )
+    every = {**arguments, "count": count, "pixels": sizes.pixels}
+    return launches.launch(kernel, grid, every, tile, **constants)
 
 
 def _plan(

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from solo_edge.kernels.reference_preprocess import preprocess
 from solo_edge.kernels.reference_render import render_masks
 from solo_edge.kernels.results import MAX_SCORE, Candidates, InstanceSlots, PackedMasks
 
@@ -28,6 +29,7 @@ __all__ = [
     "pack_masks",
     "points_nms",
     "postprocess",
+    "preprocess",
     "render_masks",
     "select_candidates",
     "unpack_masks",

@@ -35,9 +35,10 @@ class Tile:
 class Tiles:
     """The tile of each kernel. The defaults keep within 48 KB of shared memory and spill nowhere."""
 
+    preprocess: Tile = Tile({"BLOCK_Y": 8, "BLOCK_X": 64})
     collect_candidates: Tile = Tile({"BLOCK": 1024})
     select_candidates: Tile = Tile({"BLOCK": 1024}, num_warps=8)
-    gather_kernels: Tile = Tile({"BLOCK_N": 16})
+    gather_kernels: Tile = Tile({"BLOCK_N": 8})
     dynamic_conv_pack: Tile = Tile({"BLOCK_N": 64, "BLOCK_P": 128, "BLOCK_E": 16}, num_warps=8)
     dynamic_conv: Tile = Tile({"BLOCK_N": 32, "BLOCK_P": 128, "BLOCK_E": 16}, num_warps=8)
     reduce_masks: Tile = Tile({"BLOCK_N": 16})

@@ -24,7 +24,15 @@ if TYPE_CHECKING:
     from solo_edge.data.coco import CocoDataset
     from solo_edge.instances import Instances
 
-__all__ = ["STATS", "Evaluation", "coco_metrics", "coco_results", "evaluate", "match_classes"]
+__all__ = [
+    "STATS",
+    "Evaluation",
+    "coco_metrics",
+    "coco_results",
+    "evaluate",
+    "match_classes",
+    "matched_iou",
+]
 
 # Names of COCOeval.stats, in its order. s, m, l: area below 32², up to 96², above. 1, 10, 100: detections
 # allowed for each image.
@@ -178,3 +186,33 @@ def coco_metrics(
         for name, category_id in zip(dataset.class_names, dataset.category_ids, strict=True)
     }
     return stats, per_class
+
+
+def matched_iou(
+    reference: Sequence[dict[str, Any]],
+    others: Sequence[dict[str, Any]],
+    *,
+    min_score: float = 0.3,
+) -> float:
+    """Mean mask IoU of the instances of `reference` with what `others` has in their place.
+
+    Each sure instance (from `min_score`) meets the instance of its image and class that overlaps it
+    most, whatever that one's score; one that nothing overlaps counts as 0. Without any, the result is 1.
+
+    Args:
+        reference, others: COCO results, segmentations as run-length codes.
+    """
+    from faster_coco_eval import mask
+
+    candidates: dict[tuple[int, int], list[Any]] = {}
+    for each in others:
+        key = (each["image_id"], each["category_id"])
+        candidates.setdefault(key, []).append(each["segmentation"])
+    best = []
+    for each in reference:
+        if each["score"] < min_score:
+            continue
+        there = candidates.get((each["image_id"], each["category_id"]))
+        overlaps = mask.iou([each["segmentation"]], there, [0] * len(there)) if there else 0.0
+        best.append(float(np.max(overlaps)))
+    return float(np.mean(best)) if best else 1.0

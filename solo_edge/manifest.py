@@ -45,6 +45,7 @@ __all__ = [
     "Manifest",
     "Measurement",
     "Precision",
+    "Quantization",
     "TensorSpec",
     "cell_strides",
     "describe_tensors",
@@ -52,7 +53,6 @@ __all__ = [
     "grids_of",
     "read_manifest",
     "record_files",
-    "record_measurement",
     "verify",
     "write_manifest",
 ]
@@ -117,6 +117,19 @@ class Measurement:
 
 
 @dataclass(frozen=True)
+class Quantization:
+    """How an INT8 engine came about, and what INT8 cost where that was measured."""
+
+    method: str  # that chose the ranges
+    images: int  # of the calibration
+    images_sha256: str  # of the sorted SHA-256 of the images
+    excluded: tuple[str, ...]  # weights whose convolutions stay in float
+    float_share: float  # of the multiply-adds that could be INT8, 0..1
+    float_ap: float | None  # mask AP in float, 0..1, where `Manifest.measured` has that in INT8
+    mask_iou: float | None  # mean IoU of the instances that both found
+
+
+@dataclass(frozen=True)
 class Manifest:
     """Everything that is known about an engine without opening it."""
 
@@ -139,6 +152,7 @@ class Manifest:
     checkpoint_sha256: str
     measured: Measurement | None
     files: dict[str, FileRecord]
+    quantization: Quantization | None = None  # of INT8 engines
 
     @property
     def model_file(self) -> str:
@@ -230,11 +244,6 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
     values = json.loads(json.dumps(dataclasses.asdict(manifest)))
     _check(_decode(Manifest, values, ""), folder / MANIFEST)
     write_json(folder / MANIFEST, values)
-
-
-def record_measurement(folder: Path, measurement: Measurement) -> None:
-    """Write the accuracy of the engine in `folder` into its manifest."""
-    write_manifest(folder, dataclasses.replace(read_manifest(folder), measured=measurement))
 
 
 def read_manifest(folder: Path) -> Manifest:

@@ -6,6 +6,7 @@ import csv
 import dataclasses
 import io
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ __all__ = [
     "Row",
     "check_writable",
     "markdown",
+    "markdown_table",
     "report_files",
     "save_report",
     "table_row",
@@ -137,7 +139,7 @@ def markdown(report: Report) -> str:
         + (f" ({machine['commit']})" if machine["commit"] else "")
         + f", {report.created}.",
         "",
-        *_markdown_table(HEADER, [table_row(row) for row in report.rows]),
+        *markdown_table(HEADER, [table_row(row) for row in report.rows]),
         "",
         "From the bytes of the image file to masks in memory, one image at a time, after "
         f"{report.warmup} untimed images; engines take turns image by image. "
@@ -154,14 +156,14 @@ def markdown(report: Report) -> str:
     cells = [
         [row.name, *(_three(row.latency_ms[stage]) for stage in stages)] for row in report.rows
     ]
-    lines += _markdown_table(["engine", *stages], cells)
+    lines += markdown_table(["engine", *stages], cells)
     lines += ["", "Mask AP:", ""]
     statistics = list(report.rows[0].stats)
     cells = [
         [row.name, *(f"{v:.3f}" if v >= 0 else "-" for v in row.stats.values())]
         for row in report.rows
     ]
-    lines += _markdown_table(["engine", *statistics], cells)
+    lines += markdown_table(["engine", *statistics], cells)
     packages = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
     lines += ["", f"Python {machine['python']}, {packages}."]
     return "\n".join(lines) + "\n"
@@ -171,8 +173,10 @@ def _three(values: dict[str, float]) -> str:
     return " / ".join(f"{values[name]:.1f}" for name in ("p50", "p90", "p99"))
 
 
-def _markdown_table(header: list[str] | tuple[str, ...], rows: list[list[str]]) -> list[str]:
-    def line(cells: list[str] | tuple[str, ...]) -> str:
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """The lines of a table; the first column is text, the others numbers."""
+
+    def line(cells: Sequence[str]) -> str:
         return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
 
     rule = "|---" + "|--:" * (len(header) - 1) + "|"

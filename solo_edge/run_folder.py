@@ -5,6 +5,8 @@ RUN/log.csv             one row per epoch
 RUN/best.safetensors    the checkpoint with the best validation AP
 RUN/last.safetensors    the checkpoint of the last finished epoch
 RUN/resume.safetensors  weights, average, optimizer and history at the end of that epoch
+RUN/qat.json            the ranges that a quantisation-aware run started with
+RUN/ranges.json         the same for its best checkpoint
 RUN/tensorboard/        scalars, where the package tensorboard is installed
 """
 

@@ -14,35 +14,42 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from solo_edge.calibration.ranges import Ranges, read_ranges
 from solo_edge.checkpoint import Checkpoint, find_checkpoint, read_tensors, save_checkpoint
 from solo_edge.config import ModelConfig, TrainConfig
 from solo_edge.data.cache import CachedDataset
 from solo_edge.data.coco import CocoDataset, open_dataset
 from solo_edge.data.loader import Batch, TrainingLoader
-from solo_edge.errors import AccuracyError, ResourceError, UsageError
+from solo_edge.errors import AccuracyError, ArtifactError, ResourceError, UsageError
 from solo_edge.evaluate import evaluate
+from solo_edge.files import read_json, sha256_of
 from solo_edge.importers.backbones import load_backbone_weights
 from solo_edge.instances import Instances
 from solo_edge.losses import solov2_losses
-from solo_edge.models.solov2 import SOLOv2
+from solo_edge.models.solov2 import SOLOv2, SOLOv2Output
 from solo_edge.optim import WeightAverage, build_optimizer, learning_rate, set_learning_rate
 from solo_edge.postprocess import postprocess
 from solo_edge.preprocess import Preprocess
+from solo_edge.qat import FakeInt8, freeze_batch_norms, read_start
 from solo_edge.run_folder import RunFolder, TrainingState
 
 __all__ = ["model_predictor", "train"]
 
 Report = Callable[[str], None]
+Forward = Callable[[SOLOv2, torch.Tensor], SOLOv2Output]
 METRICS = ("AP", "AP50", "AP75")  # of COCOeval, in the log and in checkpoints
+# In the folder of a quantisation-aware run: what it was started with, and the same for its best checkpoint.
+QAT_RANGES, RANGES = "qat.json", "ranges.json"
 
 
 def train(
     data: Path,
-    model: ModelConfig,
+    model: ModelConfig | None,
     out: Path,
     config: TrainConfig,
     *,
     init: Path | None = None,
+    qat: Path | None = None,
     resume: bool = False,
     cache_bytes: int = 4 << 30,
     report: Report = print,
@@ -51,20 +58,32 @@ def train(
     """Train `model` on the split "train" of `data`, validating on "val"; returns the best checkpoint.
 
     Args:
-        model: `num_classes` is replaced by the number of categories in the data.
+        model: `num_classes` is replaced by the number of categories in the data. None with `qat`.
         out: folder of the run (see `solo_edge.run_folder`).
         init: backbone weights as safetensors, or a checkpoint of ours whose fitting weights are taken.
+        qat: file of `solo-edge calibrate`, measured with the checkpoint `init`: fine-tune that for the
+            INT8 engine of these ranges (see `solo_edge.qat`), a few epochs at a hundredth of the usual
+            learning rate. All APs are then those of the rounded network, and the run gets a
+            file `ranges.json` for its best checkpoint.
         resume: continue the run in `out` after its last finished epoch.
         cache_bytes: decoded images are kept in memory when they need no more than this.
         report: receives one line per event.
 
     Raises:
+        UsageError: options that exclude each other, or classes other than those of the checkpoint.
+        ArtifactError: with `qat`, ranges of another checkpoint.
         AccuracyError: the loss became NaN or infinite; the message names the images of that batch.
     """
+    start = None if qat is None else read_start(init, qat)
     dataset = open_dataset(data, "train")
     validation = _validation_split(data, dataset, report)
     for warning in dataset.warnings:
         report(f"note: {warning}")
+    if start is not None:
+        start.require_classes(dataset.class_names, data)
+        model = start.checkpoint.config
+    if model is None:
+        raise UsageError("no model is given", fix="give one, or --init and --qat")
     model = dataclasses.replace(model, num_classes=len(dataset.class_names))
     trainer = Trainer(dataset, validation, model, out, config, cache_bytes, report)
     if resume:
@@ -72,8 +91,10 @@ def train(
     else:
         if init is not None:
             trainer.initialise(init)
+        if start is not None:
+            trainer.quantise(start.ranges)
         facts = {"data": data.resolve().name, "init": init.name if init else None}
-        trainer.folder.start(model, config, facts)
+        trainer.start({**facts, "qat": qat.name if qat else None})
     try:
         return trainer.run(show_progress)
     finally:
@@ -81,7 +102,9 @@ def train(
 
 
 def model_predictor(
-    model: SOLOv2, class_names: tuple[str, ...]
+    model: SOLOv2,
+    class_names: tuple[str, ...],
+    forward: Forward = lambda model, images: model(images),
 ) -> Callable[[NDArray[np.uint8]], Instances]:
     """image [H, W, 3] uint8 RGB -> Instances, through the PyTorch model where it stands."""
     preprocess = Preprocess.from_config(model.config)
@@ -90,7 +113,7 @@ def model_predictor(
     @torch.inference_mode()
     def predict(image: NDArray[np.uint8]) -> Instances:
         tensor, geometry = preprocess(image)
-        output = model(torch.from_numpy(tensor)[None].to(device))
+        output = forward(model, torch.from_numpy(tensor)[None].to(device))
         sizes = ([geometry.resized_size], [geometry.original_size])
         return postprocess(output, *sizes, class_names=class_names)[0]
 
@@ -123,6 +146,8 @@ class Trainer:
         self.average = WeightAverage(self.model, config.ema_decay)
         self.optimizer = build_optimizer(self.model, config)
         self.amp_dtype = _amp_dtype(self.device) if config.amp else None
+        self.forward: Forward = lambda model, images: model(images)
+        self.ranges: Ranges | None = None
         self.scaler = torch.amp.GradScaler(
             self.device.type, enabled=self.amp_dtype == torch.float16
         )
@@ -148,9 +173,28 @@ class Trainer:
         self.average = WeightAverage(self.model, self.config.ema_decay)
         self.report(f"{taken} of {total} tensors taken from {path.name}")
 
+    def quantise(self, ranges: Ranges) -> None:
+        """From now on round as the INT8 engine of these ranges."""
+        self.forward, self.ranges = FakeInt8.of(self.average.model, ranges), ranges
+        freeze_batch_norms(self.model)
+        self.report(f"quantisation-aware: {self.forward}")
+
+    def start(self, facts: dict[str, Any]) -> None:
+        """Begin the run's folder; `facts` are noted there."""
+        self.folder.start(self.model.config, self.config, facts)
+        if self.ranges is not None:
+            self.ranges.save(self.folder.path / QAT_RANGES)
+        if facts["init"] is not None:  # a seed gives the other weights again, but not these
+            self.folder.save_state(self.state())
+
     def resume(self) -> None:
         state = self.folder.resume(self.model.config, self.config)
         if state is None:
+            description = read_json(self.folder.path / "run.json", "run description", ArtifactError)
+            if description.get("init") is not None:
+                fix = "start it again in another --out"
+                what = "the run ended before it had saved its first weights"
+                raise UsageError(what, where=self.folder.path, fix=fix)
             self.report("the run had not finished an epoch; starting from its beginning")
             return
         self.model.load_state_dict(_strip(state.tensors, "model."))
@@ -160,12 +204,20 @@ class Trainer:
         if scaler := _strip(state.tensors, "scaler."):
             self.scaler.load_state_dict({name: value.item() for name, value in scaler.items()})
         self.epoch, self.step, self.history = state.epoch, state.step, state.history
+        if (self.folder.path / QAT_RANGES).is_file():
+            self.quantise(read_ranges(self.folder.path / QAT_RANGES))
         self.report(f"resuming after epoch {self.epoch}")
 
     def run(self, show_progress: bool) -> Path:
         """Train the remaining epochs; returns the best checkpoint (the last where nothing validates)."""
         with _progress(show_progress, self.config.epochs * len(self.loader)) as advance:
             advance(self.epoch * len(self.loader))
+            if self.ranges is not None and self.validation and not self.history:
+                # The one to beat: without a better epoch, the best checkpoint stays the given one.
+                row = self.validate(self.validation)
+                self.history.append({"epoch": self.epoch, **row})
+                self.save(row)
+                self.report(f"before training  AP {row['AP']:.3f}  AP50 {row['AP50']:.3f}")
             while self.epoch < self.config.epochs:
                 row = self.train_epoch(advance)
                 self.epoch += 1
@@ -202,7 +254,7 @@ class Trainer:
         """Add one batch's gradients; returns its two losses."""
         images = batch.images.to(self.device, memory_format=torch.channels_last)
         with torch.autocast(self.device.type, self.amp_dtype, enabled=self.amp_dtype is not None):
-            output = self.model(images)
+            output = self.forward(self.model, images)
         dice, focal = solov2_losses(
             output,
             batch.targets,
@@ -232,7 +284,7 @@ class Trainer:
         self.average.update(self.model)
 
     def validate(self, validation: CocoDataset) -> dict[str, float]:
-        predict = model_predictor(self.average.model, self.dataset.class_names)
+        predict = model_predictor(self.average.model, self.dataset.class_names, self.forward)
         result = evaluate(predict, validation)
         return {name: result.stats[name] for name in METRICS}
 
@@ -247,6 +299,10 @@ class Trainer:
         earlier = [entry["AP"] for entry in self.history[:-1] if "AP" in entry]
         if "AP" in row and row["AP"] >= max(earlier, default=0.0):
             save_checkpoint(self.folder.path / "best.safetensors", checkpoint)
+        if self.ranges is not None:
+            digest = sha256_of(find_checkpoint(self.folder.path))
+            ranges = dataclasses.replace(self.ranges, checkpoint_sha256=digest)
+            ranges.save(self.folder.path / RANGES)
         self.folder.save_state(self.state())
         self.folder.log(self.history)
 

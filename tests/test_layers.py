@@ -47,18 +47,24 @@ LAYERS = {
         "manifest postprocess instances preprocess config files errors kernels checkpoint models images"
         " closing"
     ),
-    "solo_edge.calibration": "data preprocess config files errors",
+    "solo_edge.calibration": "data preprocess images config files errors",
     "solo_edge.evaluate": "data instances files errors",
     "solo_edge.optim": "config models",
     "solo_edge.run_folder": "checkpoint config files errors",
+    "solo_edge.accuracy_gate": "calibration data evaluate export errors",
+    "solo_edge.sensitivity": (
+        "accuracy_gate calibration checkpoint config data evaluate export report runtime files errors"
+    ),
+    "solo_edge.qat": "qat_plan calibration checkpoint export models files errors",
+    "solo_edge.qat_plan": "calibration export models errors",
     "solo_edge.train": (
         "optim run_folder evaluate data losses targets checkpoint importers models postprocess instances"
-        " preprocess config files errors"
+        " preprocess config files errors qat calibration"
     ),
     "solo_edge.video": "data runtime instances draw images preprocess config files errors closing",
     "solo_edge.predict": "video runtime instances draw images data preprocess config files errors",
     "solo_edge.environment": "",
-    "solo_edge.doctor": "environment",
+    "solo_edge.doctor": "environment export runtime manifest",
     "solo_edge.inspection": "manifest errors",
     "solo_edge.cold_start": "runtime images errors",
     "solo_edge.report": "cold_start files errors",
@@ -67,8 +73,9 @@ LAYERS = {
         "calibration data export checkpoint runtime evaluate manifest files errors"
     ),
     "solo_edge.cli": (
-        "quantize train run_folder evaluate benchmark report data export runtime predict video inspection"
-        " doctor manifest images environment files config errors kernels"
+        "quantize accuracy_gate sensitivity train run_folder evaluate benchmark report data export"
+        " runtime predict video inspection doctor manifest images environment files config errors"
+        " kernels calibration"
     ),
     "solo_edge.__main__": "cli",
     # The public names; what they need is imported when they are called.
@@ -90,6 +97,8 @@ HEAVY = {
         "solo_edge/run_folder.py",
         "solo_edge/targets.py",
         "solo_edge/train.py",
+        "solo_edge/qat*.py",
+        "calibration/plausibility.py",
         "kernels/reference*.py",
         "kernels/_triton/*.py",
     ],
@@ -100,7 +109,11 @@ HEAVY = {
     "tensorrt_rtx_bindings": [],
     "pycuda": ["solo_edge/runtime/pycuda_driver.py"],
     "cuda": ["solo_edge/runtime/cuda_bindings_driver.py"],
-    "onnx": ["calibration/qdq.py", "calibration/collect.py"],
+    "onnx": [
+        *(f"calibration/{name}.py" for name in ("automatic", "collect", "layers", "session")),
+        *(f"calibration/{name}.py" for name in ("qdq", "qdq_rules", "tensorrt10")),
+        *("solo_edge/export/coordinates.py", "solo_edge/export/group_norm.py"),
+    ],
     "onnxscript": [],
     "onnxruntime": [],
     "openvino": [],
@@ -118,7 +131,7 @@ RUNTIME_PATH = [
     "solo_edge/config.py",
     *(f"solo_edge/{name}.py" for name in ("preprocess", "instances", "images", "draw", "manifest")),
     *(f"solo_edge/{name}.py" for name in ("postprocess", "predict", "evaluate", "benchmark")),
-    *(f"solo_edge/{name}.py" for name in ("report", "cold_start", "environment", "doctor")),
+    *(f"solo_edge/{name}.py" for name in ("report", "cold_start", "environment/*", "doctor/*")),
     *("solo_edge/inspection.py", "solo_edge/cli/*.py", "solo_edge/video/*.py"),
     *(
         f"solo_edge/runtime/{name}.py"
@@ -128,6 +141,9 @@ RUNTIME_PATH = [
             "openvino_runner",
             "onnx_runner",
             "device_kernels",
+            "frame_pipeline",
+            "kernel_folder",
+            "tensorrt_runner",
             "*_driver",
         )
     ),

@@ -9,6 +9,7 @@ __all__ = ["KERNEL_MODULES", "kernel"]
 
 # Where each function that a plan can name is written.
 KERNEL_MODULES = {
+    "preprocess_kernel": "preprocess",
     "collect_candidates_kernel": "selection",
     "select_candidates_kernel": "selection",
     "select_instances_kernel": "selection",
@@ -22,6 +23,9 @@ KERNEL_MODULES = {
     "mask_overlap_kernel": "suppression",
     "decay_scores_kernel": "suppression",
     "scatter_scores_kernel": "suppression",
+    "collect_blocks_kernel": "unzeroed",
+    "join_blocks_kernel": "unzeroed",
+    "highest_overlaps_kernel": "unzeroed",
     "mask_boxes_kernel": "render",
     "render_masks_kernel": "render",
 }

@@ -39,10 +39,13 @@ def gather_kernels_kernel(
 
 @triton.jit
 def _logits(
-    rows,  # pointers [N] to the first channel of each kernel
-    columns,  # pointers [P] to channel 0 of each pixel
+    mask_features,  # [B, E, pixels]
+    mask_kernels,  # [B, candidates, E]
+    image,
+    row,  # [N] which kernels
+    pixel,  # [P] which pixels
     row_mask,  # [N]
-    column_mask,  # [P]
+    candidates,
     pixels,
     CHANNELS: tl.constexpr,
     BLOCK_N: tl.constexpr,
@@ -51,6 +54,9 @@ def _logits(
     PRECISION: tl.constexpr,
 ):
     """The 1x1 convolution of one tile: [N, E] @ [E, P] in float32."""
+    rows = mask_kernels + (image * candidates + row) * CHANNELS
+    columns = mask_features + image * CHANNELS * pixels + pixel
+    column_mask = pixel < pixels
     channel = tl.arange(0, BLOCK_E)
     logits = tl.zeros((BLOCK_N, BLOCK_P), dtype=tl.float32)
     for start in range(0, CHANNELS, BLOCK_E):
@@ -72,6 +78,14 @@ def _logits(
 @triton.jit
 def _sigmoid(logits):
     return 1.0 / (1.0 + tl.exp(-logits))
+
+
+@triton.jit
+def _packed_bits(inside, BLOCK_N: tl.constexpr, BLOCK_P: tl.constexpr):
+    """[N, P] bool -> words [N, P / 32] uint32, the first pixel in the lowest bit."""
+    bits = tl.reshape(inside.to(tl.uint32), (BLOCK_N, BLOCK_P // 32, 32))
+    # Each bit has its own place: their sum is their union.
+    return tl.sum(bits << tl.arange(0, 32).to(tl.uint32)[None, None, :], axis=2)
 
 
 @triton.jit
@@ -116,10 +130,13 @@ def dynamic_conv_pack_kernel(
         tl.store(partial_sums + partial, tl.zeros((BLOCK_N,), dtype=tl.float32), mask=row_mask)
     else:
         logits = _logits(
-            chosen_kernels + (image * candidates + row) * CHANNELS,
-            mask_features + image * CHANNELS * pixels + pixel,
+            mask_features,
+            chosen_kernels,
+            image,
+            row,
+            pixel,
             row_mask,
-            pixel_mask,
+            candidates,
             pixels,
             CHANNELS,
             BLOCK_N,
@@ -129,11 +146,8 @@ def dynamic_conv_pack_kernel(
         )
         inside = (logits > mask_logit) & pixel_mask[None, :] & (row < valid)[:, None]
         probability = tl.where(inside, _sigmoid(logits), 0.0)
-        bits = tl.reshape(inside.to(tl.uint32), (BLOCK_N, BLOCK_P // 32, 32))
-        # Each bit has its own place: their sum is their union.
-        packed = tl.sum(bits << tl.arange(0, 32).to(tl.uint32)[None, None, :], axis=2)
 
-        tl.store(target, packed, mask=target_mask)
+        tl.store(target, _packed_bits(inside, BLOCK_N, BLOCK_P), mask=target_mask)
         tl.store(partial_areas + partial, tl.sum(inside.to(tl.int32), axis=1), mask=row_mask)
         tl.store(partial_sums + partial, tl.sum(probability, axis=1), mask=row_mask)
 
@@ -216,10 +230,13 @@ def instance_probabilities_kernel(
             instance_candidates + image * instances + row, mask=row < instances, other=0
         )
         logits = _logits(
-            chosen_kernels + (image * candidates + candidate) * CHANNELS,
-            mask_features + image * CHANNELS * pixels + pixel,
+            mask_features,
+            chosen_kernels,
+            image,
+            candidate,
+            pixel,
             filled,
-            pixel < pixels,
+            candidates,
             pixels,
             CHANNELS,
             BLOCK_N,
@@ -248,10 +265,13 @@ def dynamic_conv_kernel(
     pixel = tl.program_id(1) * BLOCK_P + tl.arange(0, BLOCK_P)
     row_mask, pixel_mask = row < count, pixel < pixels
     logits = _logits(
-        mask_kernels + row.to(tl.int64) * CHANNELS,
-        mask_features + pixel,
+        mask_features,
+        mask_kernels,
+        tl.program_id(2).to(tl.int64),
+        row,
+        pixel,
         row_mask,
-        pixel_mask,
+        count,
         pixels,
         CHANNELS,
         BLOCK_N,
@@ -284,8 +304,7 @@ def pack_masks_kernel(
     mask = row_mask[:, None] & (pixel < pixels)[None, :]
     inside = tl.load(masks + start * pixels + pixel[None, :], mask=mask, other=0) != 0
 
-    bits = tl.reshape(inside.to(tl.uint32), (BLOCK_N, BLOCK_P // 32, 32))
-    packed = tl.sum(bits << tl.arange(0, 32).to(tl.uint32)[None, None, :], axis=2)
+    packed = _packed_bits(inside, BLOCK_N, BLOCK_P)
     target_mask = row_mask[:, None] & (word < word_count)[None, :]
     tl.store(words + start * word_count + word[None, :], packed, mask=target_mask)
     tl.atomic_add(areas + row, tl.sum(inside.to(tl.int32), axis=1), mask=row_mask)

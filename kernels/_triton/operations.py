@@ -27,6 +27,13 @@ from solo_edge.kernels.plan import (
     postprocess_plan,
     select_plan,
 )
+from solo_edge.kernels.preprocess import (
+    Colours,
+    DataType,
+    FrameSizes,
+    frame_layout,
+    preprocess_plan,
+)
 from solo_edge.kernels.render import RenderSizes, render_plan
 from solo_edge.kernels.results import Candidates, InstanceSlots, PackedMasks
 from solo_edge.kernels.tiles import Tiles, load_tiles
@@ -40,6 +47,7 @@ __all__ = [
     "matrix_nms_packed",
     "points_nms",
     "postprocess",
+    "preprocess",
     "render_masks",
     "select_candidates",
     "tiles_for",
@@ -229,8 +237,36 @@ def render_masks(
     return run_plan(plan, inputs)["masks"]
 
 
+def preprocess(
+    frame: Tensor,
+    *,
+    resized_size: tuple[int, int],
+    input_size: tuple[int, int],
+    pixel_mean: Colours,
+    pixel_std: Colours,
+    bgr: bool,
+    dtype: DataType,
+) -> Tensor:
+    """[H, W, 3] uint8 -> [1, 3, height, width] of `dtype`."""
+    height, width = frame.shape[:2]
+    if frame.stride()[1:] != (3, 1) or frame.stride(0) < 3 * width:
+        frame = frame.contiguous()
+    row_bytes = frame.stride(0)
+    # The bytes as they lie in memory, with the gaps between rows.
+    flat = frame.as_strided(((height - 1) * row_bytes + 3 * width,), (1,))
+    layout = frame_layout((height, width), row_bytes, resized_size, bgr=bgr)
+    plan = preprocess_plan(
+        FrameSizes(*input_size, len(flat)),
+        tiles_for(frame.device),
+        pixel_mean=pixel_mean,
+        pixel_std=pixel_std,
+        dtype=dtype,
+    )
+    return run_plan(plan, {"frame": flat, "layout": _on_device(layout, frame.device)})["image"]
+
+
 @lru_cache(maxsize=64)  # a camera's frames have one size, and a copy to the device would wait
-def _on_device(values: tuple[tuple[int, ...], ...], device: torch.device) -> Tensor:
+def _on_device(values: tuple[int | tuple[int, ...], ...], device: torch.device) -> Tensor:
     return torch.tensor(values, dtype=torch.int32, device=device)
 
 

@@ -24,6 +24,7 @@ from solo_edge.cli import (
     measuring,
     quantizing,
     running,
+    sensitivity,
     training,
 )
 from solo_edge.cli.parser import Command
@@ -37,6 +38,7 @@ COMMANDS: dict[str, Command] = {
         training.TRAIN,
         measuring.EVALUATE,
         quantizing.CALIBRATE,
+        sensitivity.SENSITIVITY,
         engines.BUILD_ENGINE,
         running.PREDICT,
         running.STREAM,

@@ -105,13 +105,26 @@ def _run(values: argparse.Namespace) -> None:
 
 
 def _build(values: argparse.Namespace, sizes: Sizes, target: Target) -> None:
+    from solo_edge.config import ModelConfig
     from solo_edge.kernels.aot_folder import build_kernels
     from solo_edge.kernels.plan import Thresholds, postprocess_plan
+    from solo_edge.kernels.preprocess import FrameSizes, preprocess_plan
+    from solo_edge.kernels.resize import STRIDE
     from solo_edge.kernels.tiles import Tiles
 
-    thresholds = Thresholds(decay=values.decay)
-    plan = postprocess_plan(sizes, thresholds, Tiles(), dtype=DTYPES[values.dtype])
-    print(build_kernels(values.out, plan, sizes, target, report=note))
+    usual = ModelConfig()
+    plans = {
+        "preprocess": preprocess_plan(
+            FrameSizes(STRIDE * sizes.height, STRIDE * sizes.width),
+            Tiles(),
+            pixel_mean=usual.pixel_mean,
+            pixel_std=usual.pixel_std,
+        ),
+        "postprocess": postprocess_plan(
+            sizes, Thresholds(decay=values.decay), Tiles(), dtype=DTYPES[values.dtype]
+        ),
+    }
+    print(build_kernels(values.out, plans, sizes, target, report=note))
 
 
 def _check(sizes: Sizes, targets: list[Target]) -> None:
@@ -154,7 +167,7 @@ def _with_ptx(target: Target, ptx: int | None) -> Target:
 
 KERNELS = Command(
     "kernels",
-    "Compile the GPU post-processing ahead of time, for a device without Triton and PyTorch.",
+    "Compile the GPU kernels around the network ahead of time, for a device without Triton and PyTorch.",
     "solo-edge kernels build --target orin --classes 3 -o orin.kernels",
     _arguments,
     _run,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from solo_edge.cli.arguments import add_data, add_model, add_out
 from solo_edge.cli.console import note, progress, table
 from solo_edge.cli.parser import Command, CommandParser, config_values, positive
 from solo_edge.cli.thresholds import add_model_options, model_options
@@ -14,28 +15,14 @@ __all__ = ["BENCHMARK", "EVALUATE"]
 
 
 def _data_arguments(parser: CommandParser) -> None:
-    parser.add_argument(
-        "--data",
-        type=Path,
-        required=True,
-        metavar="DIR",
-        help="images and COCO annotations: DIR/SPLIT.json with DIR/SPLIT/",
-    )
-    parser.add_argument(
-        "--split", default="val", metavar="NAME", help="which part of the data (default: val)"
-    )
+    add_data(parser, "val")
     parser.add_argument(
         "--max-images", type=positive, metavar="N", help="only the first N images (default: all)"
     )
 
 
 def _evaluate_arguments(parser: CommandParser) -> None:
-    parser.add_argument(
-        "model",
-        type=Path,
-        metavar="MODEL",
-        help="engine folder, checkpoint or folder of a training run",
-    )
+    add_model(parser)
     _data_arguments(parser)
     parser.add_argument(
         "--json", type=Path, metavar="FILE", help="write the detections as COCO results"
@@ -77,14 +64,8 @@ def _benchmark_arguments(parser: CommandParser) -> None:
         help="engine folders or checkpoints; they take turns image by image",
     )
     _data_arguments(parser)
-    parser.add_argument(
-        "--out",
-        "-o",
-        type=Path,
-        required=True,
-        metavar="REPORT",
-        help="folder for report.json, .csv and .md; or a file name like REPORT.json for its stem",
-    )
+    what = "folder for report.json, .csv and .md; or a file name like REPORT.json for its stem"
+    add_out(parser, "REPORT", what)
     parser.add_argument(
         "--warmup",
         type=positive,

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
+from solo_edge.cli.arguments import (
+    DATA_HELP,
+    add_allow_unlike,
+    add_checkpoint,
+    add_data,
+    add_out,
+)
 from solo_edge.cli.console import note, progress
 from solo_edge.cli.parser import Command, CommandParser, one_of, positive
+from solo_edge.quantize import METHODS, calibrate
 
 __all__ = ["CALIBRATE", "add_method"]
-
-METHODS = ("entropy", "percentile", "max", "mse")
 
 
 def add_method(parser: CommandParser) -> None:
@@ -38,46 +43,29 @@ def add_method(parser: CommandParser) -> None:
 
 
 def _arguments(parser: CommandParser) -> None:
-    parser.add_argument(
-        "checkpoint",
-        type=Path,
-        metavar="CHECKPOINT",
-        help=".safetensors file or the folder of a training run",
-    )
-    parser.add_argument(
-        "--data",
-        type=Path,
-        required=True,
-        metavar="DIR",
-        help="images and COCO annotations: DIR/SPLIT.json with DIR/SPLIT/",
-    )
-    parser.add_argument(
-        "--split", default="train", metavar="NAME", help="part of the data (default: train)"
-    )
+    add_checkpoint(parser)
+    add_data(parser, "train", f"{DATA_HELP}; or a folder of images alone")
     add_method(parser)
-    parser.add_argument(
-        "--out", "-o", type=Path, required=True, metavar="RANGES.json", help="file to write"
-    )
+    add_allow_unlike(parser)
+    add_out(parser, "RANGES.json", "file to write")
 
 
 def _calibrate(values: argparse.Namespace) -> None:
-    from solo_edge.data.coco import open_dataset
-    from solo_edge.quantize import calibrate
+    from solo_edge.calibration.folder import open_images
     from solo_edge.report import check_writable
 
     check_writable(values.out)
-    dataset = open_dataset(values.data, values.split)
-    with progress("calibrating") as show:
-        path = calibrate(
-            values.checkpoint,
-            dataset,
-            values.out,
-            images=values.images,
-            method=values.method,
-            percentile=values.percentile,
-            report=note,
-            progress=show,
-        )
+    path = calibrate(
+        values.checkpoint,
+        open_images(values.data, values.split),
+        values.out,
+        images=values.images,
+        method=values.method,
+        percentile=values.percentile,
+        allow_unlike=values.allow_unlike,
+        report=note,
+        progress=progress,
+    )
     print(path)
 
 

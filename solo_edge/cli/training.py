@@ -22,6 +22,8 @@ from solo_edge.errors import UsageError
 __all__ = ["MAKE_DATASET", "TRAIN"]
 
 DEFAULT_MODEL = "solov2-light-r18-448"
+# With --qat: the network is trained already and only has to move by about a step of its weights.
+QAT_DEFAULTS = {"epochs": 2, "learning_rate": 1e-5, "amp": False}
 
 TRAIN_HELP = {
     "epochs": "passes over the training images",
@@ -79,6 +81,13 @@ def _train_arguments(parser: CommandParser) -> None:
         help="safetensors file to start from: backbone weights or a checkpoint",
     )
     parser.add_argument(
+        "--qat",
+        type=Path,
+        metavar="RANGES.json",
+        help="fine-tune the checkpoint --init for INT8 with its ranges (of solo-edge calibrate); changes the"
+        " defaults to --epochs 2 --learning-rate 1e-5 --no-amp and leaves RUN/ranges.json for build-engine",
+    )
+    parser.add_argument(
         "--resume",
         action="store_true",
         help="continue the run in RUN; options not given are those it was started with",
@@ -108,7 +117,15 @@ def _train(values: argparse.Namespace) -> None:
         raise UsageError(f"--cache-gib is {values.cache_gib}", fix="it must not be negative")
     if values.resume and values.init is not None:
         raise UsageError("--resume and --init exclude each other", fix="leave --init away")
-    if values.resume:
+    if values.resume and values.qat is not None:
+        raise UsageError("--resume and --qat exclude each other", fix="leave --qat away")
+    model: ModelConfig | None
+    if values.qat is not None:
+        if values.model is not None or changes:
+            what = "--qat takes the model from --init"
+            raise UsageError(what, fix="leave --model and --set away")
+        model, config = None, TrainConfig(**{**QAT_DEFAULTS, **given})
+    elif values.resume:
         from solo_edge.run_folder import saved_configs
 
         model, config = saved_configs(values.out)
@@ -127,6 +144,7 @@ def _train(values: argparse.Namespace) -> None:
         values.out,
         config,
         init=values.init,
+        qat=values.qat,
         resume=values.resume,
         cache_bytes=int(values.cache_gib * 2**30),
         report=note,

@@ -16,15 +16,14 @@ from typing import TYPE_CHECKING, Any, get_args
 import solo_edge
 from solo_edge import environment
 from solo_edge.config import PostprocessConfig, from_dict
-from solo_edge.errors import ArtifactError, ResourceError, SoloEdgeError, UsageError, did_you_mean
+from solo_edge.errors import ResourceError, SoloEdgeError, UsageError, did_you_mean
+from solo_edge.export.model_files import Accept, ModelRequest, write_model_files
 from solo_edge.files import sha256_of
 from solo_edge.manifest import (
-    MODEL_FILES,
     SCHEMA,
     Backend,
     Graph,
     Manifest,
-    Measurement,
     Precision,
     describe_tensors,
     engine_folder,
@@ -36,20 +35,19 @@ from solo_edge.manifest import (
 if TYPE_CHECKING:
     from solo_edge.checkpoint import Checkpoint
     from solo_edge.export.self_check import Agreement
-    from solo_edge.runtime.engine import Engine
+    from solo_edge.export.tensorrt_options import TensorRTOptions
+    from solo_edge.export.tensorrt_progress import Progress
 
 __all__ = ["AUTO_ORDER", "PRECISIONS", "BuildReport", "build_engine", "choose_backend"]
 
 # What "auto" tries, fastest first. PyTorch is taken for a GPU only: on a CPU the other two are faster.
 AUTO_ORDER: tuple[Backend, ...] = ("tensorrt", "torch", "openvino", "onnxruntime")
 PRECISIONS: dict[Backend, tuple[Precision, ...]] = {
-    "tensorrt": ("fp32", "fp16"),
+    "tensorrt": ("fp32", "fp16", "int8"),
     "torch": ("fp32", "bf16", "fp16"),
     "openvino": ("fp32", "bf16", "int8"),
     "onnxruntime": ("fp32", "int8"),
 }
-Accept = Callable[["Engine", "Engine"], Measurement]  # float engine, INT8 engine -> accuracy
-TENSORRT_MAX_TOPK = 3840  # the largest K of its TopK layer
 
 
 @dataclass(frozen=True)
@@ -80,7 +78,9 @@ def build_engine(
     graph: str = "network",
     ranges: str | Path | None = None,
     accept: Accept | None = None,
+    tensorrt: TensorRTOptions | None = None,
     report: Callable[[str], None] | None = None,
+    progress: Progress | None = None,
     **thresholds: Any,
 ) -> BuildReport:
     """Build the engine folder `out` for this machine.
@@ -95,9 +95,11 @@ def build_engine(
         precision: "fp32", "fp16", "bf16" or "int8"; `PRECISIONS` says which backend has which.
         graph: "network", with post-processing outside, or "full", with all of it in the graph.
         ranges: for int8, a file of `solo-edge calibrate`.
-        accept: for int8, is called with the float engine and the INT8 engine before that takes its
-            name, and returns the accuracy for the manifest or raises.
+        accept: for int8, decides which layers stay in float, or raises; without it, those that the
+            ranges exclude do.
+        tensorrt: how TensorRT builds; only together with `backend="tensorrt"`.
         report: is called with one line about each decision and result.
+        progress: is called with (stage, done, total) while TensorRT builds.
         thresholds: fields of `PostprocessConfig`, stored in the engine; built into a full graph.
 
     Raises:
@@ -114,11 +116,19 @@ def build_engine(
     kind: Precision = _one_of("precision", precision, get_args(Precision))
     if _one_of("backend", backend, ("auto", *AUTO_ORDER)) != "auto":
         _check_precision(backend, kind)
+    if tensorrt is not None:
+        if backend != "tensorrt":
+            what = f"the backend is {backend}, and TensorRT's options were given"
+            raise UsageError(what, fix="use --backend tensorrt")
+        tensorrt.require_runnable()
     if (kind == "int8") != (ranges is not None):
         what = "int8 needs the ranges of a calibration, and nothing else does"
         raise UsageError(what, fix="use --precision int8 together with --calib")
-    with engine_folder(out) as folder, tempfile.TemporaryDirectory(prefix="float-") as scratch:
+    if backend == "tensorrt":
+        _require_working("tensorrt", kind)
+    with engine_folder(out) as folder, tempfile.TemporaryDirectory(prefix="build-") as scratch:
         # Only now: loading PyTorch takes seconds, which a mistyped option need not wait for.
+        from solo_edge.checkpoint import find_checkpoint
         from solo_edge.export.self_check import check_runner
         from solo_edge.runtime.engine import open_runner
         from solo_edge.runtime.torch_runner import open_checkpoint
@@ -128,15 +138,25 @@ def build_engine(
             backend, kind, deformable=loaded.config.conv == "deformable"
         )
         say(f"backend {chosen}: {reason}")
-        if chosen == "tensorrt" and wanted == "full" and config.max_candidates > TENSORRT_MAX_TOPK:
-            what = f"max_candidates is {config.max_candidates}, TensorRT takes {TENSORRT_MAX_TOPK}"
-            raise UsageError(what, fix="lower --max-candidates, or use --graph network")
-        _write_model(folder, loaded, chosen, kind, wanted, config)
-        if ranges is not None:
-            float_file = Path(scratch, MODEL_FILES[chosen])
-            _quantise(folder / MODEL_FILES[chosen], float_file, Path(ranges), checkpoint, loaded)
-        manifest = _describe(out, checkpoint, loaded, chosen, kind, wanted, config)
-        manifest = dataclasses.replace(manifest, files=record_files(folder))
+        request = ModelRequest(
+            backend=chosen,
+            precision=kind,
+            graph=wanted,
+            config=config,
+            ranges=None if ranges is None else Path(ranges),
+            accept=accept,
+            tensorrt=tensorrt,
+            report=say,
+            progress=progress,
+        )
+        file = find_checkpoint(checkpoint)
+        quantization, measured = write_model_files(folder, Path(scratch), file, loaded, request)
+        manifest = dataclasses.replace(
+            _describe(out, file, loaded, request),
+            quantization=quantization,
+            measured=measured,
+            files=record_files(folder),
+        )
         write_manifest(folder, manifest)
         with open_runner(folder, manifest, config, None) as runner:
             agreement = check_runner(runner, loaded.model, kind, config, out)
@@ -145,9 +165,6 @@ def build_engine(
             say(
                 "self-check: the model finds nothing in the test images; only the shapes were compared"
             )
-        if ranges is not None and accept is not None:
-            measured = _measure(folder, float_file, manifest, accept)
-            write_manifest(folder, dataclasses.replace(manifest, measured=measured))
     return BuildReport(out, chosen, reason, kind, wanted, agreement, time.perf_counter() - started)
 
 
@@ -221,84 +238,16 @@ def _require_working(backend: Backend, precision: Precision, *, for_auto: bool =
             raise ResourceError("ONNX Runtime is not installed", fix=fix) from error
 
 
-def _write_model(
-    folder: Path,
-    loaded: Checkpoint,
-    backend: Backend,
-    precision: Precision,
-    graph: Graph,
-    config: PostprocessConfig,
-) -> None:
-    """Write the file that the backend loads."""
-    path = folder / MODEL_FILES[backend]
-    if backend == "torch":
-        from solo_edge.checkpoint import save_checkpoint
-
-        save_checkpoint(path, loaded)
-        return
-    from solo_edge.export.onnx import export_onnx
-
-    # Types are written into the file for TensorRT alone: OpenVINO computes an fp32 file in bf16.
-    types: Precision = precision if backend == "tensorrt" else "fp32"
-    onnx_path = folder / "model.onnx"
-    export_onnx(loaded.model, onnx_path, graph=graph, precision=types, postprocess_config=config)
-    if backend == "tensorrt":
-        from solo_edge.export.tensorrt_builder import build_plan
-
-        build_plan(onnx_path, path)
-        onnx_path.unlink()
-
-
-def _quantise(
-    path: Path, float_file: Path, ranges: Path, checkpoint: Path, loaded: Checkpoint
-) -> None:
-    """Keep the file at `path` as `float_file`, and write its INT8 form in its place."""
-    import onnx
-
-    from solo_edge.calibration.qdq import insert_pairs, problems
-    from solo_edge.calibration.ranges import read_ranges
-    from solo_edge.checkpoint import find_checkpoint
-
-    read = read_ranges(ranges)
-    digest = sha256_of(find_checkpoint(checkpoint))
-    read.require_fit(digest, loaded.preprocess, ranges)
-    path.replace(float_file)
-    model = insert_pairs(onnx.load(float_file), read.limits, read.excluded)
-    if found := problems(model):
-        raise ArtifactError(f"the INT8 graph has mistakes ({found[0]})", where=path)
-    path.write_bytes(model.SerializeToString(deterministic=True))
-
-
-def _measure(folder: Path, float_file: Path, manifest: Manifest, accept: Accept) -> Measurement:
-    """The accuracy of the INT8 engine in `folder`; raises what `accept` raises."""
-    from solo_edge.runtime.engine import load_engine
-    from solo_edge.runtime.onnx_runner import OnnxRunner
-    from solo_edge.runtime.openvino_runner import OpenVINORunner
-
-    runner = OpenVINORunner if manifest.backend == "openvino" else OnnxRunner
-    with load_engine(folder) as small:
-        exact = dataclasses.replace(small, precision="fp32", runner=runner(float_file))
-        with exact:
-            return accept(exact, small)
-
-
 def _describe(
-    out: Path,
-    checkpoint: Path,
-    loaded: Checkpoint,
-    backend: Backend,
-    precision: Precision,
-    graph: Graph,
-    config: PostprocessConfig,
+    out: Path, checkpoint_file: Path, loaded: Checkpoint, request: ModelRequest
 ) -> Manifest:
-    from solo_edge.checkpoint import find_checkpoint
-
+    graph, config = request.graph, request.config
     inputs, outputs = describe_tensors(loaded.config, graph, config)
     return Manifest(
         schema=SCHEMA,
         name=out.name.removesuffix(".engine"),
-        backend=backend,
-        precision=precision,
+        backend=request.backend,
+        precision=request.precision,
         graph=graph,
         class_names=loaded.class_names,
         category_ids=loaded.category_ids,
@@ -309,9 +258,9 @@ def _describe(
         grids=grids_of(loaded.config),
         inputs=inputs,
         outputs=outputs,
-        versions=_versions(backend),
-        machine=_machine(backend),
-        checkpoint_sha256=sha256_of(find_checkpoint(checkpoint)),
+        versions=_versions(request.backend),
+        machine=_machine(request.backend),
+        checkpoint_sha256=sha256_of(checkpoint_file),
         measured=None,
         files={},
     )

@@ -63,22 +63,29 @@ def export_onnx(
     config = postprocess_config or PostprocessConfig()
     module = graph_module(model, graph, precision, config)
     inputs, outputs = describe_tensors(model.config, graph, config, batch)
+    _require_exporter()
+    from solo_edge.export.coordinates import fold_coordinates
+
     proto = _trace(module, inputs, outputs)
     _strip(proto)
+    fold_coordinates(proto)
     _check(proto, inputs, outputs, path)
     with atomic_file(path) as temporary:
         temporary.write_bytes(proto.SerializeToString(deterministic=True))
 
 
-def _trace(
-    module: NetworkGraph, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]
-) -> Any:
+def _require_exporter() -> None:
     try:
         import onnx  # noqa: F401  (asked for by name, to say what is missing)
         import onnxscript  # noqa: F401
     except ImportError as error:
         fix = "pip install 'solo-edge[train]'"
         raise ResourceError(f"exporting needs {error.name}", fix=fix) from error
+
+
+def _trace(
+    module: NetworkGraph, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]
+) -> Any:
     import torch
 
     device = next(module.parameters()).device

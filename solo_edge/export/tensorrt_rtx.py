@@ -21,6 +21,8 @@ from typing import Any
 
 from solo_edge.errors import ResourceError
 from solo_edge.export.tensorrt_builder import serialize_network
+from solo_edge.export.tensorrt_options import TensorRTOptions
+from solo_edge.export.tensorrt_progress import Progress
 
 __all__ = ["INSTALL", "build_for_rtx", "load_tensorrt_rtx"]
 
@@ -55,11 +57,18 @@ def load_tensorrt_rtx() -> Any:
         raise ResourceError(what, where=folder, fix=INSTALL) from error
 
 
-def build_for_rtx(onnx_path: Path, compute_capability: str = "SM86") -> bytes:
+def build_for_rtx(
+    onnx_path: Path,
+    compute_capability: str = "SM86",
+    *,
+    options: TensorRTOptions | None = None,
+    progress: Progress | None = None,
+) -> bytes:
     """The plan of an ONNX file for RTX GPUs of one compute capability; no GPU is needed.
 
     Args:
         compute_capability: "SM75", "SM86", "SM89" or "SM120".
+        options, progress: as for `build_plan`. Not all options work without a GPU.
 
     Raises:
         ResourceError: TensorRT for RTX is not installed.
@@ -71,4 +80,4 @@ def build_for_rtx(onnx_path: Path, compute_capability: str = "SM86") -> bytes:
         config.num_compute_capabilities = 1
         config.set_compute_capability(getattr(trt.ComputeCapability, compute_capability), 0)
 
-    return serialize_network(trt, onnx_path, configure=choose_target)
+    return serialize_network(trt, onnx_path, options, progress=progress, configure=choose_target)

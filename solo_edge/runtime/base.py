@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,8 +13,53 @@ from numpy.typing import NDArray
 from solo_edge.closing import Closing
 from solo_edge.errors import ArtifactError
 from solo_edge.manifest import REBUILD, Precision, TensorSpec
+from solo_edge.preprocess import Geometry
 
-__all__ = ["Runner", "check_tensors"]
+__all__ = ["FrameResult", "FrameRunner", "Runner", "StageTimes", "check_tensors"]
+
+
+class StageTimes(NamedTuple):
+    """Time of the parts of one call, in milliseconds."""
+
+    preprocess_ms: float
+    network_ms: float
+    postprocess_ms: float
+
+    @property
+    def total_ms(self) -> float:
+        return sum(self)
+
+
+class FrameResult(NamedTuple):
+    """The instances of one frame, best first."""
+
+    labels: NDArray[np.int32]  # [N]
+    scores: NDArray[np.float32]  # [N]
+    probabilities: NDArray[np.float32]  # [N, h, w] at stride 4 of the network's input
+
+
+class FrameRunner(Protocol):
+    """What takes frames as they come and does everything up to the instances itself.
+
+    Results are in memory that is used again `depth` frames later. Frames are collected in the order
+    in which they were submitted.
+    """
+
+    depth: int  # frames that may be under way at once
+
+    def segment(
+        self, image: NDArray[np.uint8], geometry: Geometry
+    ) -> tuple[FrameResult, StageTimes]:
+        """One frame all the way; no other may be under way."""
+
+    def submit(self, image: NDArray[np.uint8], geometry: Geometry) -> None:
+        """Send a frame, [H, W, 3] uint8 RGB, on its way. Nothing of `image` is kept."""
+
+    def collect(self) -> tuple[FrameResult, StageTimes]:
+        """Wait for the oldest frame under way."""
+
+    def discard(self) -> None:
+        """Wait for the frames that are under way, and forget them."""
 
 
 class Runner(Closing):
@@ -25,6 +70,7 @@ class Runner(Closing):
     fallback: Precision | None = (
         None  # what it computes in, if this machine lacks what was asked for
     )
+    frames: FrameRunner | None = None  # where frames need not pass through the host's preprocessing
 
     def infer(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """Run the network once.

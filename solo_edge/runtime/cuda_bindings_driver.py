@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from solo_edge.runtime.cuda_driver import ArgumentKind, CudaDriver, Size3, failure, no_gpu
+from solo_edge.runtime.cuda_driver import ArgumentKind, Captured, CudaDriver, Size3, no_gpu
 
 __all__ = ["CudaBindings"]
 
@@ -26,11 +26,13 @@ class CudaBindings(CudaDriver):
         from cuda.bindings import driver as cuda
 
         self._cuda = cuda
-        self._device_memory: list[Any] = []
-        self._host_addresses: list[int] = []
+        self._device_memory: dict[int, Any] = {}
+        self._host_addresses: set[int] = set()
         self._modules: list[Any] = []
         self._graphs: list[Any] = []
         self._events: list[Any] = []
+        self._streams: list[Any] = []
+        self._capturing = False
         try:
             status = cuda.cuInit(0)
         except (RuntimeError, OSError) as error:  # the driver's library cannot be loaded
@@ -53,14 +55,13 @@ class CudaBindings(CudaDriver):
         self.compute_capability = f"{major}.{minor}"
         self._context = self._call(cuda.cuDevicePrimaryCtxRetain(self._device))
         with self.active():
-            flags = cuda.CUstream_flags.CU_STREAM_NON_BLOCKING
-            self._stream = self._call(cuda.cuStreamCreate(flags))
+            self._stream = self.new_stream()
             self.stream = int(self._stream)
 
     def _call(self, result: tuple[Any, ...]) -> Any:
         status, *values = result
         if status != self._cuda.CUresult.CUDA_SUCCESS:
-            raise failure(self._describe(status))
+            raise self._failure(getattr(status, "name", ""), self._describe(status))
         return values[0] if values else None
 
     def _describe(self, status: Any) -> str:
@@ -70,36 +71,59 @@ class CudaBindings(CudaDriver):
 
     @contextmanager
     def active(self) -> Iterator[None]:
+        if self.lost:
+            raise self._is_lost()
         self._call(self._cuda.cuCtxPushCurrent(self._context))
         try:
             yield
         finally:
-            self._call(self._cuda.cuCtxPopCurrent())
+            # It fails only where the block has failed already, with an error that says more.
+            self._cuda.cuCtxPopCurrent()
 
-    def allocate(self, size: int) -> int:
-        memory = self._call(self._cuda.cuMemAlloc(size))
-        self._device_memory.append(memory)
+    def _allocated(self, result: tuple[Any, ...], size: int, kind: str, what: str) -> Any:
+        if result[0] == self._cuda.CUresult.CUDA_ERROR_OUT_OF_MEMORY:
+            status, free, _ = self._cuda.cuMemGetInfo()
+            known = status == self._cuda.CUresult.CUDA_SUCCESS
+            raise self._no_memory(size, kind, what, int(free) if known else None)
+        return self._call(result)
+
+    def allocate(self, size: int, what: str = "memory") -> int:
+        memory = self._allocated(self._cuda.cuMemAlloc(size), size, "GPU memory", what)
+        self._device_memory[int(memory)] = memory
         return int(memory)
 
-    def host_memory(self, size: int) -> NDArray[np.uint8]:
-        address = int(self._call(self._cuda.cuMemHostAlloc(size, 0)))
-        self._host_addresses.append(address)
+    def free(self, address: int) -> None:
+        self._call(self._cuda.cuMemFree(self._device_memory.pop(address)))
+
+    def host_memory(self, size: int, what: str = "memory") -> NDArray[np.uint8]:
+        result = self._cuda.cuMemHostAlloc(size, 0)
+        address = int(self._allocated(result, size, "page-locked memory", what))
+        self._host_addresses.add(address)
         memory = (ctypes.c_uint8 * size).from_address(address)
         return np.frombuffer(memoryview(memory), dtype=np.uint8)
 
-    def copy_to_device(self, address: int, array: NDArray[Any]) -> None:
-        source, size = array.ctypes.data, array.nbytes
-        self._call(self._cuda.cuMemcpyHtoDAsync(address, source, size, self._stream))
+    def free_host(self, memory: NDArray[np.uint8]) -> None:
+        self._host_addresses.remove(memory.ctypes.data)
+        self._call(self._cuda.cuMemFreeHost(memory.ctypes.data))
 
-    def copy_from_device(self, array: NDArray[Any], address: int) -> None:
+    def new_stream(self) -> Any:
+        flags = self._cuda.CUstream_flags.CU_STREAM_NON_BLOCKING
+        self._streams.append(self._call(self._cuda.cuStreamCreate(flags)))
+        return self._streams[-1]
+
+    def copy_to_device(self, address: int, array: NDArray[Any], *, stream: Any = None) -> None:
+        source, size = array.ctypes.data, array.nbytes
+        self._call(self._cuda.cuMemcpyHtoDAsync(address, source, size, stream or self._stream))
+
+    def copy_from_device(self, array: NDArray[Any], address: int, *, stream: Any = None) -> None:
         target, size = array.ctypes.data, array.nbytes
-        self._call(self._cuda.cuMemcpyDtoHAsync(target, address, size, self._stream))
+        self._call(self._cuda.cuMemcpyDtoHAsync(target, address, size, stream or self._stream))
 
     def zero(self, address: int, size: int) -> None:
         self._call(self._cuda.cuMemsetD8Async(address, 0, size, self._stream))
 
-    def synchronize(self) -> None:
-        self._call(self._cuda.cuStreamSynchronize(self._stream))
+    def synchronize(self, *, stream: Any = None) -> None:
+        self._call(self._cuda.cuStreamSynchronize(stream or self._stream))
 
     def _load(self, image: bytes, name: str) -> Any:
         module = self._call(self._cuda.cuModuleLoadData(image))
@@ -124,11 +148,12 @@ class CudaBindings(CudaDriver):
         launch = self._cuda.cuLaunchKernel
         self._call(launch(function, *grid, *block, shared_bytes, self._stream, (values, types), 0))
 
-    def _capture(self, queue: Callable[[], object]) -> Callable[[], object]:
+    def _capture(self, queue: Callable[[], object]) -> Captured:
         cuda = self._cuda
         # What other threads do with CUDA meanwhile is their affair.
         mode = cuda.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
         self._call(cuda.cuStreamBeginCapture(self._stream, mode))
+        self._capturing = True
         try:
             queue()
         except BaseException:
@@ -137,37 +162,64 @@ class CudaBindings(CudaDriver):
             if status == cuda.CUresult.CUDA_SUCCESS:
                 cuda.cuGraphDestroy(graph)
             raise
+        finally:
+            self._capturing = False
         graph = self._call(cuda.cuStreamEndCapture(self._stream))
         try:
             executable = self._call(cuda.cuGraphInstantiate(graph, 0))
         finally:
             cuda.cuGraphDestroy(graph)
         self._graphs.append(executable)
-        return lambda: self._call(cuda.cuGraphLaunch(executable, self._stream))
+
+        def release() -> None:
+            self._graphs.remove(executable)
+            self._call(cuda.cuGraphExecDestroy(executable))
+
+        return Captured(lambda: self._call(cuda.cuGraphLaunch(executable, self._stream)), release)
 
     def event(self) -> Any:
         event = self._call(self._cuda.cuEventCreate(0))
         self._events.append(event)
         return event
 
-    def record(self, event: Any) -> None:
-        self._call(self._cuda.cuEventRecord(event, self._stream))
+    def record(self, event: Any, *, stream: Any = None) -> None:
+        stream = stream or self._stream
+        if self._capturing:
+            # Without the flag it would only order the graph, and could not be read afterwards.
+            external = self._cuda.CUevent_record_flags.CU_EVENT_RECORD_EXTERNAL
+            self._call(self._cuda.cuEventRecordWithFlags(event, stream, external))
+        else:
+            self._call(self._cuda.cuEventRecord(event, stream))
+
+    def wait(self, event: Any, *, stream: Any = None) -> None:
+        self._call(self._cuda.cuStreamWaitEvent(stream or self._stream, event, 0))
+
+    def wait_here(self, event: Any) -> None:
+        self._call(self._cuda.cuEventSynchronize(event))
 
     def elapsed_ms(self, start: Any, end: Any) -> float:
-        self._call(self._cuda.cuEventSynchronize(end))
+        self.wait_here(end)
         return float(self._call(self._cuda.cuEventElapsedTime(start, end)))
 
     def _release(self) -> None:
-        with self.active():
-            for graph in self._graphs:
-                self._call(self._cuda.cuGraphExecDestroy(graph))
-            for event in self._events:
-                self._call(self._cuda.cuEventDestroy(event))
-            for module in self._modules:
-                self._call(self._cuda.cuModuleUnload(module))
-            for memory in self._device_memory:
-                self._call(self._cuda.cuMemFree(memory))
-            for address in self._host_addresses:
-                self._call(self._cuda.cuMemFreeHost(address))
-            self._call(self._cuda.cuStreamDestroy(self._stream))
-        self._call(self._cuda.cuDevicePrimaryCtxRelease(self._device))
+        cuda = self._cuda
+
+        def give_back(function: Callable[..., tuple[Any, ...]], *arguments: Any) -> None:
+            self._give_back(lambda: self._call(function(*arguments)))
+
+        if not self.lost:
+            cuda.cuCtxPushCurrent(self._context)
+            for stream in self._streams:  # nothing may be freed that is still being used
+                give_back(cuda.cuStreamSynchronize, stream)
+            for function, objects in (
+                (cuda.cuGraphExecDestroy, self._graphs),
+                (cuda.cuEventDestroy, self._events),
+                (cuda.cuModuleUnload, self._modules),
+                (cuda.cuMemFree, list(self._device_memory.values())),
+                (cuda.cuMemFreeHost, list(self._host_addresses)),
+                (cuda.cuStreamDestroy, self._streams),
+            ):
+                for each in objects:
+                    give_back(function, each)
+            cuda.cuCtxPopCurrent()
+        give_back(cuda.cuDevicePrimaryCtxRelease, self._device)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from collections import deque
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,22 +29,10 @@ from solo_edge.manifest import (
     verify,
 )
 from solo_edge.postprocess import instances_from_slots, postprocess_arrays
-from solo_edge.preprocess import Geometry, Preprocess
-from solo_edge.runtime.base import Runner, check_tensors
+from solo_edge.preprocess import Geometry, Preprocess, check_image
+from solo_edge.runtime.base import FrameResult, FrameRunner, Runner, StageTimes, check_tensors
 
 __all__ = ["Engine", "StageTimes", "load_engine", "open_predictor", "open_runner"]
-
-
-class StageTimes(NamedTuple):
-    """Wall time of the parts of one call, in milliseconds."""
-
-    preprocess_ms: float
-    network_ms: float
-    postprocess_ms: float
-
-    @property
-    def total_ms(self) -> float:
-        return sum(self)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -77,6 +67,14 @@ class Engine(Closing):
             ValueError: not such an image.
         """
         start = time.perf_counter()
+        if self.runner.frames is not None:
+            geometry = self._geometry(image)
+            result, on_device = self.runner.frames.segment(image, geometry)
+            found = self._from_frame(result, geometry)
+            total_ms = 1000.0 * (time.perf_counter() - start)
+            first, second, _ = on_device
+            # What the device did not spend on those, the host and the way back took.
+            return found, StageTimes(first, second, max(total_ms - first - second, 0.0))
         prepared, geometry = self.preprocess(image)
         prepared_at = time.perf_counter()
         outputs = self.runner.infer({"image": prepared[np.newaxis]})
@@ -85,6 +83,47 @@ class Engine(Closing):
         end = time.perf_counter()
         times = (prepared_at - start, inferred_at - prepared_at, end - inferred_at)
         return found, StageTimes(*(1000.0 * seconds for seconds in times))
+
+    def run_all(
+        self, images: Iterable[NDArray[np.uint8]]
+    ) -> Iterator[tuple[Instances, StageTimes]]:
+        """As `run` for one image after the other, for throughput.
+
+        Where the runner can, the next image is on its way while one is worked on; a result is given
+        out when the image after it has been sent. The times are those of the stages themselves, which
+        overlap. Call nothing else of the engine until the last result is out.
+        """
+        frames = self.runner.frames
+        if frames is None:
+            yield from map(self.run, images)
+            return
+        under_way: deque[Geometry] = deque()
+        try:
+            for image in images:
+                geometry = self._geometry(image)
+                frames.submit(image, geometry)
+                under_way.append(geometry)
+                if len(under_way) == frames.depth:
+                    yield self._collect(frames, under_way.popleft())
+            while under_way:
+                yield self._collect(frames, under_way.popleft())
+        finally:
+            frames.discard()  # whoever stops early leaves none behind for the next call
+
+    def _collect(self, frames: FrameRunner, geometry: Geometry) -> tuple[Instances, StageTimes]:
+        result, times = frames.collect()
+        return self._from_frame(result, geometry), times
+
+    def _geometry(self, image: NDArray[np.uint8]) -> Geometry:
+        check_image(image)
+        return self.preprocess.geometry((image.shape[0], image.shape[1]))
+
+    def _from_frame(self, result: FrameResult, geometry: Geometry) -> Instances:
+        config, names, count = self.postprocess_config, self.class_names, len(result.scores)
+        labels = result.labels.astype(np.int64)
+        return instances_from_slots(
+            labels, result.scores, result.probabilities, count, config, geometry, names
+        )
 
     def _instances(self, outputs: dict[str, NDArray[Any]], geometry: Geometry) -> Instances:
         config, names = self.postprocess_config, self.class_names
@@ -157,10 +196,9 @@ def open_runner(
 ) -> Runner:
     """Check the files of an engine folder, then load them with the backend that it was built for."""
     if manifest.backend == "tensorrt":
-        from solo_edge.runtime.tensorrt_runner import TensorRTRunner, check_fits
+        from solo_edge.runtime.tensorrt_runner import open_tensorrt
 
-        check_fits(manifest, folder)
-        return TensorRTRunner(verify(folder, manifest))
+        return open_tensorrt(folder, manifest, config)
     file = verify(folder, manifest)
     if manifest.backend == "openvino":
         from solo_edge.runtime.openvino_runner import OpenVINORunner

@@ -17,8 +17,9 @@ from solo_edge.errors import ResourceError, UsageError
 from solo_edge.kernels import aot, aot_report
 from solo_edge.kernels._triton import KERNEL_MODULES
 from solo_edge.kernels.aot_folder import GRIDS, KERNELS_FILE, build_kernels
-from solo_edge.kernels.aot_targets import ALIASES, PORTABLE, TARGETS, Target, find_target
+from solo_edge.kernels.aot_targets import TARGETS, Target
 from solo_edge.kernels.plan import Sizes, Thresholds, matrix_nms_plan, postprocess_plan
+from solo_edge.kernels.preprocess import FrameSizes, preprocess_plan
 from solo_edge.kernels.tiles import Tiles
 
 needs_triton = pytest.mark.skipif(
@@ -116,34 +117,16 @@ def test_the_gate_holds_every_kernel_that_a_plan_can_name():
 
 @pytest.mark.parametrize("sizes", [FULL_SIZE, SMALL])
 def test_the_grid_formulas_give_the_grids(sizes):
-    for launch in postprocess_plan(sizes, Thresholds(), Tiles()).launches:
+    colours = {"pixel_mean": (1.0, 2.0, 3.0), "pixel_std": (4.0, 5.0, 6.0)}
+    before = preprocess_plan(FrameSizes(4 * sizes.height, 4 * sizes.width), Tiles(), **colours)
+    after = postprocess_plan(sizes, Thresholds(), Tiles())
+    for launch in (*before.launches, *after.launches):
         numbers = {n: v for n, v in launch.arguments.items() if not isinstance(v, str)}
         names = {**launch.constants, **numbers, "batch": sizes.batch, "ceil": math.ceil}
         assert eval(GRIDS[launch.kernel], {}, names) == launch.grid, launch.kernel
 
 
-# Targets
-
-
-def test_targets_are_found_by_either_name():
-    assert find_target("orin") == find_target("sm_87") == ORIN
-    assert find_target("thor").compute_capability == "11.0"
-    assert set(ALIASES.values()) <= set(TARGETS)
-    with pytest.raises(UsageError, match=r"unknown target 'sm_88'; did you mean 'sm_8\d'"):
-        find_target("sm_88")
-
-
-def test_ptx_is_no_newer_than_the_oldest_drivers():
-    assert ORIN.ptx <= 82  # JetPack 6.0 has CUDA 12.2
-    assert TARGETS["sm_110"].ptx <= 90  # JetPack 7.0 has CUDA 13.0
-    assert PORTABLE.ptx <= 78  # CUDA 11.8
-
-
-def test_a_ptx_version_that_would_kill_the_compiler_is_refused():
-    with pytest.raises(
-        UsageError, match=r"PTX 7\.7 cannot be written for sm_87; 7\.8 is the lowest"
-    ):
-        dataclasses.replace(ORIN, ptx=77)
+# Compilers that fail
 
 
 @needs_triton
@@ -208,24 +191,28 @@ def built(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TRITON_INTERPRET", "1")  # with it nothing could be compiled
         patch.setenv("TRITON_KERNEL_DUMP", "1")
-        assert build_kernels(folder, plan, SMALL, ORIN) == folder
+        assert build_kernels(folder, {"postprocess": plan}, SMALL, ORIN) == folder
     return folder, json.loads((folder / KERNELS_FILE).read_text()), plan
 
 
 def test_the_description_is_the_plan(built):
     _, values, plan = built
-    assert values["format"] == 1
+    assert values["format"] == 2
     assert (values["target"], values["dtype"]) == ("sm_87", "float16")
     assert values["sizes"] == dataclasses.asdict(SMALL)
     assert set(values["versions"]) == {"solo-edge", "triton", "ptxas"}
-    assert (values["inputs"], values["outputs"]) == (list(plan.inputs), list(plan.outputs))
-    assert values["buffers"] == json.loads(
+    assert list(values["plans"]) == ["postprocess"]
+    written_plan = values["plans"]["postprocess"]
+    names = (written_plan["inputs"], written_plan["outputs"])
+    assert names == (list(plan.inputs), list(plan.outputs))
+    assert written_plan["buffers"] == json.loads(
         json.dumps({name: dataclasses.asdict(buffer) for name, buffer in plan.buffers.items()})
     )
-    assert [values["kernels"][each["kernel"]]["entry"] for each in values["launches"]] == [
+    launches = written_plan["launches"]
+    assert [values["kernels"][each["kernel"]]["entry"] for each in launches] == [
         launch.kernel for launch in plan.launches
     ]
-    for launch, written in zip(plan.launches, values["launches"], strict=True):
+    for launch, written in zip(plan.launches, launches, strict=True):
         assert written["grid"] == list(launch.grid)
         arguments = {
             each["name"]: each["buffer" if each["kind"] == "pointer" else "value"]
@@ -256,7 +243,7 @@ def test_every_file_is_named_with_its_digest(built):
 
 def test_ptx_and_machine_code_have_exactly_the_arguments(built):
     folder, values, _ = built
-    for launch in values["launches"]:
+    for launch in values["plans"]["postprocess"]["launches"]:
         kernel = values["kernels"][launch["kernel"]]
         kinds = [each["kind"] for each in launch["arguments"]]
         types = {"pointer": "u64", "int32": "u32", "float32": "f32"}
@@ -283,9 +270,9 @@ def test_only_a_folder_of_kernels_is_replaced(built, tmp_path):
     other.mkdir()
     (other / "letter.txt").write_text("dear")
     with pytest.raises(UsageError, match=r"holds 'letter.txt', which is no kernel; it is left"):
-        build_kernels(other, plan, SMALL, ORIN)
+        build_kernels(other, {"postprocess": plan}, SMALL, ORIN)
     with pytest.raises(UsageError, match="there is something here that is no folder of kernels"):
-        build_kernels(other / "letter.txt", plan, SMALL, ORIN)
+        build_kernels(other / "letter.txt", {"postprocess": plan}, SMALL, ORIN)
     assert (other / "letter.txt").read_text() == "dear"
 
 
@@ -302,7 +289,7 @@ def test_a_folder_that_cannot_be_built_leaves_the_old_one(built, tmp_path, monke
     monkeypatch.setattr("solo_edge.kernels.aot_folder.assemble", refuse)
     one = dataclasses.replace(plan, launches=plan.launches[2:3])
     with pytest.raises(ResourceError):
-        build_kernels(out, one, SMALL, ORIN)
+        build_kernels(out, {"postprocess": one}, SMALL, ORIN)
     assert [path.name for path in tmp_path.iterdir()] == ["old.kernels"]
     assert (out / KERNELS_FILE).read_text() == "{}"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -9,6 +10,30 @@ import numpy as np
 import pytest
 
 from solo_edge.config import PostprocessConfig
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Builds keep what others can use again in a folder of this run, and find nothing of earlier ones."""
+    os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture
+def machine(tmp_path: Path):
+    """machine(name) -> folder with the system files of tests/solo_edge/machines/NAME.tree."""
+
+    def plant(name: str) -> Path:
+        root = tmp_path / name
+        root.mkdir()
+        tree = Path(__file__).with_name("machines") / f"{name}.tree"
+        for entry in ("\n" + tree.read_text("utf-8")).split("\n== ")[1:]:
+            path, _, content = entry.partition("\n")
+            place = root / path.lstrip("/")
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.write_text(content.replace("\\0", "\0") + "\n", "utf-8")
+        return root
+
+    return plant
 
 
 @pytest.fixture(scope="session")
@@ -88,3 +113,28 @@ def reuse_exports(exported, monkeypatch: pytest.MonkeyPatch) -> None:
         shutil.copy(exported(graph, precision, postprocess_config), path)
 
     monkeypatch.setattr("solo_edge.export.onnx.export_onnx", export)
+
+
+@pytest.fixture(scope="session")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """40 pictures to calibrate with, and 6 others."""
+    from solo_edge.cli import main
+
+    folder = tmp_path_factory.mktemp("data") / "scenes"
+    assert main(["make-dataset", str(folder), "--images", "40", "--val-images", "6"]) == 0
+    return folder
+
+
+@pytest.fixture(scope="session")
+def ranges(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of the shipped model, by entropy, on 36 of those pictures."""
+    import solo_edge
+    from solo_edge.data.coco import open_dataset
+    from solo_edge.quantize import calibrate
+
+    lines: list[str] = []
+    path = tmp_path_factory.mktemp("ranges") / "ranges.json"
+    model = Path(solo_edge.__file__).parent / "assets/solov2-nano-256-scenes.safetensors"
+    calibrate(model, open_dataset(scenes, "train"), path, images=36, report=lines.append)
+    assert any("only 36 images" in line for line in lines)
+    return path

@@ -25,8 +25,8 @@ from solo_edge.errors import SoloEdgeError, UsageError
 from solo_edge.evaluate import STATS
 
 ROOT = Path(__file__).resolve().parents[2]
-COMMANDS = ("train", "evaluate", "calibrate", "build-engine", "predict", "stream", "benchmark")
-COMMANDS += ("make-dataset", "inspect", "kernels", "doctor")
+COMMANDS = ("train", "evaluate", "calibrate", "sensitivity", "build-engine", "predict", "stream")
+COMMANDS += ("benchmark", "make-dataset", "inspect", "kernels", "doctor")
 PRESET = "solov2-nano-256"
 SMALL = "input_size=(64, 64)", "grid_sizes=(8, 6, 4, 3, 2)"  # changes that make the preset quick
 
@@ -786,7 +786,7 @@ def test_doctor(run):
     assert "openvino" in out
     code, out, _ = run("doctor", "--json")
     assert code == 0
-    assert {check["status"] for check in json.loads(out)} <= {"ok", "missing", "broken", "info"}
+    assert json.loads(out)["can_run_engines"]
 
 
 def test_make_dataset(run, tmp_path):

@@ -1,14 +1,8 @@
-"""A folder of kernels on a device: what is launched with what, and which folders are refused."""
+"""Compiled kernels on a device: what is launched with what, and which devices take them."""
 
 from __future__ import annotations
 
-import copy
-import hashlib
-import importlib.util
 import json
-import sys
-import types
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,138 +12,22 @@ from solo_edge.kernels.aot_folder import KERNELS_FILE, build_kernels
 from solo_edge.kernels.aot_targets import TARGETS
 from solo_edge.kernels.plan import Sizes, Thresholds, postprocess_plan
 from solo_edge.kernels.tiles import Tiles
-from solo_edge.runtime.cuda_bindings_driver import CudaBindings
-from solo_edge.runtime.device_kernels import DeviceKernels, read_kernels
-from solo_edge.runtime.pycuda_driver import PyCuda
+from solo_edge.runtime.device_kernels import DeviceKernels, LoadedKernels
 
-STANDINS = Path(__file__).with_name("standins")
+QUEUED = ("memset", "launch", "attribute", "begin capture", "end capture", "graph")
 
 
-def load(name, file):
-    spec = importlib.util.spec_from_file_location(name, STANDINS / file)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture
-def bindings(monkeypatch):
-    """cuda-bindings, recorded: an open driver, and the list of calls."""
-    recorded = load("recorded_cuda", "recorded_cuda.py").RecordedBindings()
-    package = types.ModuleType("cuda.bindings")
-    package.driver = recorded
-    monkeypatch.setitem(sys.modules, "cuda", types.ModuleType("cuda"))
-    monkeypatch.setitem(sys.modules, "cuda.bindings", package)
-    monkeypatch.setitem(sys.modules, "cuda.bindings.driver", recorded)
-    with CudaBindings() as driver, driver.active():
-        yield driver, recorded.calls
-
-
-@pytest.fixture
-def pycuda(monkeypatch):
-    """PyCUDA, recorded and with memory: an open driver, and the list of calls."""
-    package = types.ModuleType("pycuda")
-    package.driver = module = load("pycuda.driver", "pycuda/driver.py")
-    monkeypatch.setitem(sys.modules, "pycuda", package)
-    monkeypatch.setitem(sys.modules, "pycuda.driver", module)
-    with PyCuda() as driver, driver.active():
-        yield driver, module.calls
-
-
-@pytest.fixture(params=["bindings", "pycuda"])
-def device(request):
-    return request.getfixturevalue(request.param)
-
-
-def variant(file, content, capability="8.7", newer_too=False, block=(128, 1, 1), shared=1024):
-    return {
-        "file": file,
-        "sha256": hashlib.sha256(content).hexdigest(),
-        "compute_capability": capability,
-        "newer_too": newer_too,
-        "ptx_version": "8.0",
-        "block": block,
-        "shared_bytes": shared,
-    }
-
-
-FILES = {
-    "scale.sm_87.cubin": b"scale_kernel",
-    "scale.portable.ptx": b"scale_kernel",
-    "add.sm_87.cubin": b"?",  # which the driver refuses
-    "add.sm_87.ptx": b"add_kernel",
-    "add.portable.ptx": b"add_kernel",
-}
-DESCRIPTION = {
-    "format": 1,
-    "target": "sm_87",
-    "inputs": ["image", "weights"],
-    "outputs": ["result"],
-    "buffers": {
-        "image": {"shape": [2, 3], "dtype": "float32", "zeroed": False},
-        "weights": {"shape": [5], "dtype": "float16", "zeroed": False},
-        "count": {"shape": [2], "dtype": "int32", "zeroed": True},
-        "result": {"shape": [2, 3], "dtype": "float32", "zeroed": False},
-    },
-    "kernels": {
-        "scale": {
-            "entry": "scale_kernel",
-            "variants": [
-                variant("scale.sm_87.cubin", FILES["scale.sm_87.cubin"], shared=50000),
-                variant("scale.portable.ptx", b"scale_kernel", "8.0", True, (32, 1, 1)),
-            ],
-        },
-        "add": {
-            "entry": "add_kernel",
-            "variants": [
-                variant("add.sm_87.cubin", b"?"),
-                variant("add.sm_87.ptx", b"add_kernel", block=(256, 1, 1), shared=0),
-                variant("add.portable.ptx", b"add_kernel", "8.0", True, (64, 1, 1), 7),
-            ],
-        },
-    },
-    "launches": [
-        {
-            "kernel": "scale",
-            "grid": [7, 2, 1],
-            "arguments": [
-                {"name": "source", "kind": "pointer", "buffer": "image"},
-                {"name": "pixels", "kind": "int32", "value": 6},
-                {"name": "score_threshold", "kind": "float32", "value": 0.25},
-                {"name": "target", "kind": "pointer", "buffer": "count"},
-            ],
-        },
-        {
-            "kernel": "add",
-            "grid": [1, 1, 3],
-            "arguments": [
-                {"name": "weights", "kind": "pointer", "buffer": "weights"},
-                {"name": "result", "kind": "pointer", "buffer": "result"},
-            ],
-        },
-    ],
-}
-
-
-@pytest.fixture
-def folder(tmp_path):
-    path = tmp_path / "small.kernels"
-    path.mkdir()
-    write(path, DESCRIPTION)
-    return path
-
-
-def write(folder, description):
-    (folder / KERNELS_FILE).write_text(json.dumps(description))
-    for name, content in FILES.items():
-        (folder / name).write_bytes(content)
+def queued(device):
+    """What was queued since the last time, and functions' attributes."""
+    found = [call for call in device.calls if call[0] in QUEUED]
+    device.calls.clear()
+    return found
 
 
 def test_a_run_is_zeros_and_launches_in_order(device, folder):
-    driver, calls = device
+    driver, simulated = device
     kernels = DeviceKernels(driver, folder)
-    assert calls == [("attribute", "scale_kernel", 8, 50000)]
-    calls.clear()
+    assert queued(simulated) == [("attribute", "scale_kernel", 8, 50000)]
     kernels.queue()
     addresses = {name: array.address for name, array in kernels.arrays.items()}
     assert len(set(addresses.values())) == 4
@@ -160,7 +38,7 @@ def test_a_run_is_zeros_and_launches_in_order(device, folder):
         ("pointer", addresses["count"]),
     ]
     add = [("pointer", addresses["weights"]), ("pointer", addresses["result"])]
-    assert calls == [
+    assert queued(simulated) == [
         ("memset", addresses["count"], 0, 8),
         ("launch", "scale_kernel", (7, 2, 1), (128, 1, 1), 50000, scale),
         # The driver refused the machine code: its PTX is launched, with its own block.
@@ -172,38 +50,59 @@ def test_a_run_is_zeros_and_launches_in_order(device, folder):
 
 
 def test_inputs_can_lie_elsewhere_and_thresholds_can_change(device, folder):
-    driver, calls = device
+    driver, simulated = device
     kernels = DeviceKernels(
-        driver, folder, inputs={"image": 0x123450}, numbers={"score_threshold": 0.5}
+        driver, folder, memory={"image": 0x123450}, numbers={"score_threshold": 0.5}
     )
     kernels.queue()
-    assert calls[-2][5][:3] == [("pointer", 0x123450), ("int32", 6), ("float32", 0.5)]
+    first = queued(simulated)[-2]
+    assert first[5][:3] == [("pointer", 0x123450), ("int32", 6), ("float32", 0.5)]
     assert kernels.inputs["image"].address == 0x123450
+    kernels.bind({"image": 0x123460})
+    kernels.queue()
+    assert queued(simulated)[-2][5] == [("pointer", 0x123460), *first[5][1:]]
+
+
+def test_two_plans_share_files_and_memory(device, folder):
+    driver, simulated = device
+    loaded = LoadedKernels(driver, folder)
+    one = DeviceKernels(driver, loaded, "preprocess")
+    assert one.scratch == ("count",)
+    other = DeviceKernels(driver, loaded, memory=one.addresses(["count", "image"]))
+    assert other.arrays["count"] == one.arrays["count"]
+    assert other.arrays["result"] != one.arrays["result"]
+    one.queue()
+    # The kernel of both was loaded once.
+    assert [call[0] for call in queued(simulated)] == ["attribute", "memset", "launch"]
 
 
 def test_a_graph_holds_the_run_and_what_comes_before_it(bindings, folder):
-    driver, calls = bindings
+    driver, simulated = bindings
     kernels = DeviceKernels(driver, folder)
-    calls.clear()
+    queued(simulated)
 
     def queue():
-        calls.append(("network",))
+        driver.launch("network", (1, 1, 1), (1, 1, 1), 0, [])
         kernels.queue()
 
     replay = driver.capture(queue)
-    run = ["network", "memset", "launch", "launch"]
-    assert [call[0] for call in calls] == [*run, "begin capture", *run, "end capture"]
-    calls.clear()
+    run = ["launch", "memset", "launch", "launch"]
+    assert [call[0] for call in queued(simulated)] == [
+        *run,
+        "begin capture",
+        *run,
+        "end capture",
+    ]
     replay()
-    assert calls == [("graph",)]
+    assert queued(simulated) == [("graph",)]
 
 
 def test_without_graphs_the_run_is_queued_anew(pycuda, folder):
-    driver, calls = pycuda
+    driver, simulated = pycuda
     replay = driver.capture(DeviceKernels(driver, folder).queue)
-    calls.clear()
+    queued(simulated)
     replay()
-    assert [call[0] for call in calls] == ["memset", "launch", "launch"]
+    assert [call[0] for call in queued(simulated)] == ["memset", "launch", "launch"]
 
 
 def test_arrays_go_there_and_come_back(pycuda, folder):
@@ -226,8 +125,8 @@ def test_arrays_go_there_and_come_back(pycuda, folder):
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        ({"inputs": {"imgae": 0}}, "no input 'imgae'; did you mean 'image'"),
-        ({"inputs": {"image": 8}}, "address of image is no multiple of 16"),
+        ({"memory": {"imgae": 0}}, "no buffer 'imgae'; did you mean 'image'"),
+        ({"memory": {"image": 8}}, "address of image is no multiple of 16"),
         ({"numbers": {"score": 0.5}}, "no threshold 'score'; did you mean 'score_threshold'"),
         ({"numbers": {"score_threshold": float("nan")}}, "it must be a finite number"),
     ],
@@ -242,10 +141,10 @@ def test_what_a_caller_gets_wrong_is_named(device, folder, options, expected):
     [("8.7", [128, 256]), ("8.9", [32, 64]), ("12.1", [32, 64]), ("8.0", [32, 64])],
 )
 def test_a_device_takes_the_first_file_that_is_for_it(device, folder, monkeypatch, here, blocks):
-    driver, calls = device
+    driver, simulated = device
     monkeypatch.setattr(driver, "compute_capability", here)
     DeviceKernels(driver, folder).queue()
-    assert [call[3][0] for call in calls if call[0] == "launch"] == blocks
+    assert [call[3][0] for call in queued(simulated) if call[0] == "launch"] == blocks
 
 
 def test_a_device_that_is_too_old_is_told_so(device, folder, monkeypatch):
@@ -255,92 +154,11 @@ def test_a_device_that_is_too_old_is_told_so(device, folder, monkeypatch):
         DeviceKernels(driver, folder)
 
 
-def test_files_that_the_driver_refuses_are_named(device, folder):
-    description = copy.deepcopy(DESCRIPTION)
+def test_files_that_the_driver_refuses_are_named(device, folder, description):
     del description["kernels"]["add"]["variants"][1:]
     (folder / KERNELS_FILE).write_text(json.dumps(description))
     with pytest.raises(ArtifactError, match=r"add\.sm_87\.cubin: CUDA failed: .*is invalid"):
         DeviceKernels(device[0], folder)
-
-
-# Damaged folders
-
-
-def test_a_whole_folder_is_read(folder):
-    content = read_kernels(folder)
-    assert content.numbers == {"score_threshold": 0.25}
-    assert content.buffers["weights"].shape == (5,)
-
-
-def test_no_folder_and_no_kernels(tmp_path):
-    with pytest.raises(UsageError, match="folder of kernels not found"):
-        read_kernels(tmp_path / "nothing")
-    with pytest.raises(
-        ArtifactError, match="no folder of kernels; build it with solo-edge kernels"
-    ):
-        read_kernels(tmp_path)
-
-
-def test_every_file_is_checked(folder):
-    (folder / "add.portable.ptx").write_bytes(b"add_kernem")
-    with pytest.raises(ArtifactError, match=r"add\.portable\.ptx: SHA-256 differs"):
-        read_kernels(folder)
-    (folder / "add.portable.ptx").unlink()
-    with pytest.raises(ArtifactError, match=r"add\.portable\.ptx: file is missing"):
-        read_kernels(folder)
-
-
-def broken(*path, value=None):
-    """The description without the entry at `path`, or with another value there."""
-    description = copy.deepcopy(DESCRIPTION)
-    place = description
-    for key in path[:-1]:
-        place = place[key]
-    if value is None:
-        del place[path[-1]]
-    else:
-        place[path[-1]] = value
-    return description
-
-
-FIRST = ("launches", 0)
-FILE = ("kernels", "scale", "variants", 0)
-
-
-@pytest.mark.parametrize(
-    ("description", "expected"),
-    [
-        (broken("format", value=2), "format 2, this version reads 1"),
-        (broken("buffers"), "'buffers' is missing"),
-        (broken("buffers", "image", "dtype"), "'dtype' is missing"),
-        (broken("buffers", "image", "dtype", value="float33"), "damaged .*float33"),
-        (broken("buffers", "image", "shape", value=[2, -3]), r"\[2, -3\] are no sizes"),
-        (broken("buffers", "count"), "no buffer 'count'"),
-        (broken("outputs", value=["resutl"]), "no buffer 'resutl'"),
-        (broken("kernels", "scale"), "no kernel 'scale'"),
-        (broken("kernels", value=[1]), "damaged"),
-        (broken(*FILE, "file", value="../scale.cubin"), "is no plain file name"),
-        (broken(*FILE, "compute_capability", value="eight"), "damaged"),
-        (broken(*FILE, "block", value=[128]), "damaged"),
-        (broken(*FIRST, "grid", value=[1, 2]), "damaged"),
-        (broken(*FIRST, "grid", value=[0, 1, 1]), "are no sizes"),
-        (broken(*FIRST, "arguments", 1, "kind", value="int64"), "unknown kind 'int64'"),
-        (broken(*FIRST, "arguments", 1, "value", value="six"), "pixels is 'six'"),
-        (broken(*FIRST, "arguments", 0, "buffer"), "'buffer' is missing"),
-    ],
-)
-def test_a_damaged_description_is_one_error(folder, description, expected):
-    (folder / KERNELS_FILE).write_text(json.dumps(description))
-    with pytest.raises(ArtifactError, match=expected) as caught:
-        read_kernels(folder)
-    assert str(caught.value).startswith(str(folder / KERNELS_FILE))
-
-
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"format": 1}'])
-def test_a_description_that_is_none_is_one_error(folder, text):
-    (folder / KERNELS_FILE).write_text(text)
-    with pytest.raises(ArtifactError):
-        read_kernels(folder)
 
 
 # Real kernels
@@ -349,16 +167,17 @@ def test_a_description_that_is_none_is_one_error(folder, text):
 def build(folder, target, dtype, sizes):
     pytest.importorskip("triton")
     plan = postprocess_plan(sizes, Thresholds(), Tiles(), dtype=dtype)
-    return build_kernels(folder, plan, sizes, target), plan
+    return build_kernels(folder, {"postprocess": plan}, sizes, target), plan
 
 
 def test_a_built_folder_runs_as_planned(bindings, tmp_path):
-    driver, calls = bindings
+    driver, simulated = bindings
     sizes = Sizes(1, 3, 100, 16, 9, 13, 16, 5)
     folder, plan = build(tmp_path / "small.kernels", TARGETS["sm_87"], "float16", sizes)
     kernels = DeviceKernels(driver, folder)
     kernels.queue()
     names = {array.address: name for name, array in kernels.arrays.items()}
+    calls = queued(simulated)
     zeroed = [names[call[1]] for call in calls if call[0] == "memset"]
     assert sorted(zeroed) == sorted(n for n, buffer in plan.buffers.items() if buffer.zeroed)
     launches = [call for call in calls if call[0] == "launch"]

@@ -1,7 +1,4 @@
-"""Device memory is host memory; it is checked that a context is current and that everything is given back.
-
-`calls` records what was queued. A module's image is the name of its one kernel.
-"""
+"""PyCUDA's interface to the simulated device; it is checked that a context is current."""
 
 from __future__ import annotations
 
@@ -9,6 +6,9 @@ import os
 import struct
 
 import numpy as np
+from simulated_device import CAPABILITY, FREE_BYTES, NAME
+from simulated_device import Device as Simulated
+from simulated_device import Event as Mark
 
 
 class Error(Exception):
@@ -19,23 +19,33 @@ class LogicError(Error):
     pass
 
 
+class LaunchError(Error):
+    pass
+
+
 class MemoryError(Error):
     pass
 
 
-live = {"device": 0, "host": 0, "contexts": 0}
+device = Simulated()
+live, calls = device.live, device.calls
 stack: list[Context] = []
-calls: list[tuple] = []
 
 
 def _need_context():
     if not stack:
         raise LogicError("no context is current")
+    if device.broken:
+        raise LaunchError(f"cuLaunch failed: {device.broken}")
 
 
 def init():
     if os.environ.get("FAKE_CUDA_NO_DEVICE"):
         raise LogicError("cuInit failed: no CUDA-capable device is detected")
+
+
+def mem_get_info():
+    return FREE_BYTES, 2 * FREE_BYTES
 
 
 class Context:
@@ -62,10 +72,10 @@ class Device:
         return 1
 
     def name(self):
-        return "Fake GPU"
+        return NAME
 
     def compute_capability(self):
-        return (8, 7)
+        return CAPABILITY
 
     def retain_primary_context(self):
         return Context()
@@ -75,26 +85,33 @@ class Stream:
     def __init__(self, flags=0):
         _need_context()
         assert flags == 1
-        self.handle = 0x5678
+        self.handle = device.new_stream()
+
+    def __del__(self):
+        device.drop_stream(self.handle)
 
     def synchronize(self):
         _need_context()
+        device.synchronize(self.handle)
+
+    def wait_for_event(self, event):
+        _need_context()
+        device.wait(event.mark, self.handle)
 
 
 class DeviceAllocation:
     def __init__(self, size):
         _need_context()
-        if size > 1 << 30:
+        self.address = device.allocate(size)
+        if self.address is None:
             raise MemoryError("cuMemAlloc failed: out of memory")
-        self.array = np.empty(size, np.uint8)
-        live["device"] += 1
 
     def __int__(self):
-        return self.array.ctypes.data
+        return self.address
 
     def free(self):
         _need_context()
-        live["device"] -= 1
+        device.free(self.address)
 
 
 mem_alloc = DeviceAllocation
@@ -103,42 +120,34 @@ mem_alloc = DeviceAllocation
 class PagelockedHostAllocation:
     def __init__(self, shape, dtype):
         _need_context()
-        live["host"] += 1
-        self.array = np.empty(shape, dtype)
-        self.__array_interface__ = self.array.__array_interface__
+        assert dtype is np.uint8
+        self.address = device.allocate_host(shape)
+        if self.address is None:
+            raise MemoryError("cuMemHostAlloc failed: out of memory")
+        self.__array_interface__ = device.host[self.address].__array_interface__
 
     def free(self):
         _need_context()
-        live["host"] -= 1
+        device.free_host(self.address)
 
 
 def pagelocked_empty(shape, dtype):
     return np.asarray(PagelockedHostAllocation(shape, dtype))  # .base is the allocation
 
 
-def _at(address, size):
-    import ctypes
-
-    return np.frombuffer((ctypes.c_uint8 * size).from_address(address), np.uint8)
-
-
 def memcpy_htod_async(target, source, stream):
     _need_context()
-    assert stream.handle == 0x5678
-    _at(target, source.nbytes)[:] = source.reshape(-1).view(np.uint8)
+    device.copy_to_device(target, source.ctypes.data, source.nbytes, stream.handle)
 
 
 def memcpy_dtoh_async(target, source, stream):
     _need_context()
-    assert stream.handle == 0x5678
-    target.reshape(-1).view(np.uint8)[:] = _at(source, target.nbytes)
+    device.copy_from_device(target.ctypes.data, source, target.nbytes, stream.handle)
 
 
 def memset_d8_async(address, value, size, stream):
     _need_context()
-    assert stream.handle == 0x5678
-    calls.append(("memset", address, value, size))
-    _at(address, size)[:] = value
+    device.fill(address, value, size, stream.handle)
 
 
 class function_attribute:  # noqa: N801  # as PyCUDA calls it
@@ -158,19 +167,19 @@ class Function:
     def prepared_async_call(self, grid, block, stream, *values, shared_size=0):
         _need_context()
         assert isinstance(block, tuple)
-        assert stream.handle == 0x5678
         struct.pack(self.format, *values)  # the types fit
         kinds = [{"P": "pointer", "i": "int32", "f": "float32"}[code] for code in self.format]
         arguments = list(zip(kinds, values, strict=True))
-        calls.append(("launch", self.name, grid, block, shared_size, arguments))
+        device.launch(self.name, grid, block, shared_size, arguments, stream.handle)
 
 
 class Module:
-    def __init__(self, name):
-        self.name = name
+    def __init__(self, image):
+        self.image = image
 
     def get_function(self, name):
-        if name != self.name:
+        # A short image is the name of its one kernel.
+        if len(self.image) < 40 and name != self.image.rstrip(b"\0").decode():
             raise LogicError("cuModuleGetFunction failed: named symbol not found")
         return Function(name)
 
@@ -179,19 +188,25 @@ def module_from_buffer(buffer):
     _need_context()
     if buffer.startswith(b"?"):
         raise LogicError("cuModuleLoadDataEx failed: device kernel image is invalid")
-    return Module(bytes(buffer).rstrip(b"\0").decode())
+    return Module(bytes(buffer))
 
 
 class Event:
     def __init__(self):
         _need_context()
+        self.mark = Mark()
 
     def record(self, stream):
-        assert stream.handle == 0x5678
+        _need_context()
+        device.record(self.mark, stream.handle)
         return self
 
     def synchronize(self):
+        _need_context()
+        device.wait_here(self.mark)
         return self
 
     def time_since(self, start):
+        assert start.mark.reached
+        assert self.mark.reached
         return 0.0 if start is self else 1.5

@@ -5,13 +5,16 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
-import re
 import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
 
 import solo_edge
+from solo_edge.environment import jetson
+from solo_edge.environment.files import SystemFiles
+from solo_edge.environment.limits import container_limits
+from solo_edge.environment.processor import ISA_FLAGS, cpu_count, cpu_flags, cpu_model
 
 __all__ = [
     "INSTALL",
@@ -23,13 +26,6 @@ __all__ = [
     "describe",
     "versions",
 ]
-
-# Instruction sets that decide how fast FP32, BF16 and INT8 are (x86, then ARM names of /proc/cpuinfo).
-ISA_FLAGS = (
-    *("avx2", "avx512f", "avx512_bf16", "avx512_vnni", "avx_vnni"),
-    *("amx_tile", "amx_bf16", "amx_int8", "amx_fp16"),
-    *("asimd", "asimddp", "asimdhp", "bf16", "i8mm", "sve"),
-)
 
 # Distributions whose version belongs beside a measurement.
 PACKAGES = (
@@ -60,17 +56,24 @@ INSTALL = {
 }
 
 
-def describe() -> dict[str, Any]:
-    """CPU, cores, load, operating system, versions and commit, as plain values for JSON."""
-    flags = cpu_flags()
+def describe(root: Path = Path("/")) -> dict[str, Any]:
+    """CPU, cores, load, board, operating system, versions and commit, as plain values for JSON.
+
+    Args:
+        root: where the system's files are; another folder in tests.
+    """
+    files = SystemFiles(root)
+    flags = cpu_flags(files)
     return {
-        "cpu": cpu_model(),
+        "cpu": cpu_model(files),
         "cores": cpu_count(),
+        "cpu_quota": container_limits(files).cpus,
         "isa": [name for name in ISA_FLAGS if name in flags],
         "memory_bytes": _memory_bytes(),
         "load_1min": round(os.getloadavg()[0], 2),
-        "governor": _read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
-        "device": _read("/proc/device-tree/model"),  # names the board on a Jetson or a Raspberry Pi
+        "governor": files.text("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
+        "device": jetson.board(files)[0],  # names the board on a Jetson or a Raspberry Pi
+        "jetson": _jetson(files),
         "system": platform.platform(),
         "python": platform.python_version(),
         "solo_edge": solo_edge.__version__,
@@ -79,25 +82,23 @@ def describe() -> dict[str, Any]:
     }
 
 
-def cpu_count() -> int:
-    """Cores that this process may use; containers and `taskset` make it less than the machine has."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def cpu_model() -> str:
-    """The processor's name."""
-    info = _read("/proc/cpuinfo") or ""
-    named = re.search(r"^(?:model name|Hardware|Model)\s*:\s*(.+)$", info, re.MULTILINE)
-    return named.group(1).strip() if named else platform.processor() or platform.machine()
-
-
-def cpu_flags() -> frozenset[str]:
-    """The processor's features under the names of /proc/cpuinfo; empty where there is no such file."""
-    info = _read("/proc/cpuinfo") or ""
-    found = re.search(r"^(?:flags|Features)\s*:\s*(.+)$", info, re.MULTILINE)
-    return frozenset(found.group(1).split()) if found else frozenset()
+def _jetson(files: SystemFiles) -> dict[str, Any] | None:
+    """What decides the speed of a Jetson; None on other machines."""
+    release = jetson.l4t_release(files)
+    if release is None:
+        return None
+    mode, _ = jetson.power_modes(files)
+    clock, thermal = jetson.gpu_clock(files), jetson.thermal(files)
+    return {
+        "l4t": ".".join(map(str, release)),
+        "jetpack": jetson.jetpack(files),
+        "power_mode": None if mode is None else mode.name,
+        "gpu_mhz": None if clock is None else [clock.lowest, clock.highest],
+        "clocks_fixed": None if clock is None else clock.lowest == clock.highest,
+        "hottest_celsius": None if thermal.hottest is None else thermal.hottest[1],
+        "throttled": list(thermal.throttled),
+        "overcurrent_events": thermal.overcurrent_events,
+    }
 
 
 def versions() -> dict[str, str | None]:
@@ -113,13 +114,6 @@ def versions() -> dict[str, str | None]:
 
 def _memory_bytes() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-
-
-def _read(path: str) -> str | None:
-    try:
-        return Path(path).read_text("utf-8", "replace").strip("\0\n ") or None
-    except OSError:
-        return None
 
 
 def _commit() -> str | None:
