@@ -78,6 +78,7 @@ def layer_noise(
     images: Sequence[Array],
     *,
     excluded: Collection[str] = (),
+    bias_shifts: Mapping[str, Sequence[float]] | None = None,
     threads: int | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[LayerNoise]:
@@ -88,6 +89,7 @@ def layer_noise(
         ranges: as for `insert_pairs`.
         images: [1, 3, H, W] each, prepared as for the network; a dozen is enough for an order.
         excluded: layers that stay in float in any case.
+        bias_shifts: as for `insert_pairs`.
         progress: is called with the number of layers done and of all.
 
     Returns:
@@ -100,7 +102,7 @@ def layer_noise(
     found = []
     for done, layer in enumerate(chosen):
         progress(done, len(chosen))
-        quantised = insert_pairs(model, ranges, set(every) - {layer})
+        quantised = insert_pairs(model, ranges, set(every) - {layer}, bias_shifts)
         noise = _relative_noise(exact, _run(quantised, images, threads))
         found.append(LayerNoise(layer, costs[layer], noise))
     progress(len(chosen), len(chosen))

@@ -21,7 +21,7 @@ calls of a shared one come in the order in which the network makes them.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,6 +50,7 @@ class Placement:
     weights: tuple[str, ...]  # initializers with a pair
     skips: Mapping[str, str]  # name of an addition -> the one of its inputs that gets a pair
     sites: Mapping[str, str]  # activation -> its name in every graph of the model
+    calls: Mapping[str, str]  # name of a convolution -> "weight[call]"
 
 
 def placement(model: onnx.ModelProto, excluded: Collection[str] = ()) -> Placement:
@@ -87,18 +88,23 @@ def placement(model: onnx.ModelProto, excluded: Collection[str] = ()) -> Placeme
         if (pair := _residual(node, makers, outputs)) is not None
     }
     activations = dict.fromkeys([*(node.input[0] for node in chosen), *skips.values()])
-    sites = _sites(graph, convolutions, makers, {node.output[0] for node in suitable})
+    calls = _calls(convolutions)
+    sites = _sites(graph, convolutions, calls, makers, {node.output[0] for node in suitable})
     return Placement(
         convolutions=tuple(node.name for node in chosen),
         activations=tuple(activations),
         weights=tuple(dict.fromkeys(node.input[1] for node in chosen)),
         skips=skips,
         sites={name: sites[name] for name in activations},
+        calls={node.name: calls[node.name] for node in chosen},
     )
 
 
 def insert_pairs(
-    model: onnx.ModelProto, ranges: Mapping[str, float], excluded: Collection[str] = ()
+    model: onnx.ModelProto,
+    ranges: Mapping[str, float],
+    excluded: Collection[str] = (),
+    bias_shifts: Mapping[str, Sequence[float] | NDArray[np.float32]] | None = None,
 ) -> onnx.ModelProto:
     """A copy of `model` with pairs; the same arguments give the same bytes.
 
@@ -107,9 +113,11 @@ def insert_pairs(
         ranges: for each of `placement(...).sites`, the absolute value that becomes 127. They may have
             been measured on another graph of the same model.
         excluded: as for `placement`.
+        bias_shifts: for each of `placement(...).calls`, what is added to the bias; absent ones stay.
 
     Raises:
-        ArtifactError: a range is missing, or not a positive number that the graph's type can hold.
+        ArtifactError: a range is missing, or not a positive number that the graph's type can hold; or
+            a shift is not one number for each channel.
     """
     where = placement(model, excluded)
     result = onnx.ModelProto()
@@ -129,8 +137,11 @@ def insert_pairs(
         pairs[name] = _pair(graph, name, _held_in(kind, scale, name), axis=None)
     for name in where.weights:
         pairs[name] = _pair(graph, name, _held_in(kind, weight_scales(values[name]), name), axis=0)
+    shifts = bias_shifts or {}
     for node in graph.node:
         if node.name in chosen:
+            if where.calls[node.name] in shifts:
+                _shift_bias(graph, node, shifts[where.calls[node.name]], kind)
             node.input[0], node.input[1] = _paired(node.input[0]), _paired(node.input[1])
         elif node.name in where.skips:
             skip = where.skips[node.name]
@@ -146,22 +157,52 @@ def _convolutions(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
     return [node for node in graph.node if node.op_type == "Conv" and node.input[1] in constants]
 
 
+def _shift_bias(
+    graph: onnx.GraphProto,
+    node: onnx.NodeProto,
+    shift: Sequence[float] | NDArray[np.float32],
+    kind: np.dtype[Any],
+) -> None:
+    """Give a convolution a bias of its own: the one that it has, or 0, and the shift."""
+    constants = {each.name: each for each in graph.initializer}
+    channels = constants[node.input[1]].dims[0]
+    values = np.asarray(shift, dtype=np.float64)
+    if values.shape != (channels,) or not np.isfinite(values).all():
+        what = (
+            f"the bias shift is {values.shape}, finite numbers for {channels} channels are needed"
+        )
+        raise ArtifactError(what, where=node.input[1], fix="calibrate this checkpoint again")
+    if len(node.input) > 2:
+        values = values + numpy_helper.to_array(constants[node.input[2]])
+    name = f"{node.name}.shifted_bias"
+    graph.initializer.append(numpy_helper.from_array(values.astype(kind), name))
+    node.input[:] = [*node.input[:2], name]
+
+
+def _calls(convolutions: list[onnx.NodeProto]) -> dict[str, str]:
+    """Name of each -> its weight and the number of its call."""
+    count: Counter[str] = Counter()
+    calls = {}
+    for node in convolutions:
+        weight = node.input[1]
+        calls[node.name] = f"{weight}[{count[weight]}]"
+        count[weight] += 1
+    return calls
+
+
 def _sites(
     graph: onnx.GraphProto,
     convolutions: list[onnx.NodeProto],
+    calls: Mapping[str, str],
     makers: Mapping[str, onnx.NodeProto],
     int8_outputs: Collection[str],
 ) -> dict[str, str]:
     """Tensor -> the call that reads it first, or with whose result it is added; whatever is excluded."""
     inputs: dict[str, str] = {}
     outputs: dict[str, str] = {}
-    count: Counter[str] = Counter()
     for node in convolutions:
-        weight = node.input[1]
-        call = f"{weight}[{count[weight]}]"
-        count[weight] += 1
-        inputs.setdefault(node.input[0], call)
-        outputs[node.output[0]] = call
+        inputs.setdefault(node.input[0], calls[node.name])
+        outputs[node.output[0]] = calls[node.name]
     for node in graph.node:
         pair = _residual(node, makers, int8_outputs)
         if pair is not None:

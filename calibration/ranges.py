@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ class Ranges:
     images: tuple[tuple[str, str], ...]  # file name, SHA-256
     limits: dict[str, float]  # by site, see solo_edge.calibration.qdq
     excluded: tuple[str, ...] = ()  # weights (as in the graph) whose convolutions stay in float
+    bias_shifts: dict[str, list[float]] = field(default_factory=dict)  # by call of a convolution
     solo_edge: str = solo_edge.__version__
     format: int = FORMAT
 
@@ -77,6 +78,10 @@ def read_ranges(path: Path) -> Ranges:
         images = tuple((str(name), str(digest)) for name, digest in values["images"])
         percentile = float(values["percentile"])
         excluded = tuple(map(str, values["excluded"]))
+        shifts = {
+            str(call): [float(value) for value in row]
+            for call, row in values["bias_shifts"].items()
+        }
         preprocess = Preprocess.from_dict(values["preprocess"]).to_dict()
     except (TypeError, ValueError, AttributeError, KeyError) as error:
         raise ArtifactError(f"damaged ({error})", where=path, fix=FIX) from None
@@ -84,6 +89,7 @@ def read_ranges(path: Path) -> Ranges:
         if not (math.isfinite(limit) and limit > 0):
             raise ArtifactError(f"the range of {name} is {limit}", where=path, fix=FIX)
     checked = {"limits": limits, "images": images, "percentile": percentile, "excluded": excluded}
+    checked["bias_shifts"] = shifts
     return Ranges(
         **{**values, **checked, "preprocess": {k: list(v) for k, v in preprocess.items()}}
     )

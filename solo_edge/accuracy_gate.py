@@ -147,6 +147,7 @@ def measure_layers(
         build.ranges.limits,
         images,
         excluded=build.ranges.excluded,
+        bias_shifts=build.ranges.bias_shifts,
         threads=threads,
         progress=progress,
     )

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["METHODS", "Stages", "calibrate", "refuse_evaluated"]
 
 METHODS = ("auto", "entropy", "percentile", "max", "mse")
-AUTO_IMAGES = 12  # that "auto" runs the layers on, of those that the ranges come from
+FEW_IMAGES = 12  # on which single layers run, of those that the ranges come from
 
 # Title of a stage -> a context that gives what to call with the number of images done and of all.
 Stages = Callable[[str], AbstractContextManager[Callable[[int, int], None]]]
@@ -44,6 +44,7 @@ def calibrate(
     images: int = 256,
     method: str = "entropy",
     percentile: float = 99.99,
+    bias_correction: bool = True,
     evaluation: CocoDataset | None = None,
     seed: int = 0,
     threads: int | None = None,
@@ -61,6 +62,7 @@ def calibrate(
         method: how an outlier counts: "max" keeps it, "percentile" cuts it off at `percentile`,
             "entropy" (as TensorRT's calibrator) and "mse" weigh it against the rest; "auto" takes for
             each tensor the one that disturbs the layers behind it least.
+        bias_correction: undo in the biases what rounding does to the means of the layers' outputs.
         evaluation: images that must not be among them.
         threads: CPU threads; None is one for each core.
         allow_unlike: calibrate also with images that clearly are not what the network was trained on.
@@ -100,8 +102,8 @@ def calibrate(
     with progress("calibrating") as show:
         where = placement(model)
         histograms = collect(model, where.activations, prepared(chosen, show), threads=threads)
+    few = chosen[:: max(1, len(chosen) // FEW_IMAGES)][:FEW_IMAGES]
     if method == "auto":
-        few = chosen[:: max(1, len(chosen) // AUTO_IMAGES)][:AUTO_IMAGES]
         with progress("choosing ranges") as show:
             limits = _automatic(model, histograms, prepared(few, show), threads, report)
     else:
@@ -114,13 +116,22 @@ def calibrate(
         limits[name] = 1.0
     if dead:
         report(f"{len(dead)} tensors are always 0")
+    by_site = {where.sites[name]: limit for name, limit in limits.items()}
+    shifts = {}
+    if bias_correction:
+        from solo_edge.calibration.bias_correction import bias_shifts
+
+        with progress("correcting biases") as show:
+            found = bias_shifts(model, by_site, prepared(few, show), threads=threads)
+        shifts = {call: [float(value) for value in row] for call, row in found.items()}
     ranges = Ranges(
         checkpoint_sha256=sha256_of(find_checkpoint(Path(checkpoint))),
         preprocess={k: list(v) for k, v in loaded.preprocess.to_dict().items()},
         method=method,
         percentile=percentile,
         images=tuple((image.file_name, image.sha256) for image in chosen),
-        limits={where.sites[name]: limit for name, limit in limits.items()},
+        limits=by_site,
+        bias_shifts=shifts,
     )
     ranges.save(Path(out))
     return Path(out)

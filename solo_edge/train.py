@@ -301,7 +301,8 @@ class Trainer:
             save_checkpoint(self.folder.path / "best.safetensors", checkpoint)
         if self.ranges is not None:
             digest = sha256_of(find_checkpoint(self.folder.path))
-            ranges = dataclasses.replace(self.ranges, checkpoint_sha256=digest)
+            # The shifts were those of other weights, and training has no need of them.
+            ranges = dataclasses.replace(self.ranges, checkpoint_sha256=digest, bias_shifts={})
             ranges.save(self.folder.path / RANGES)
         self.folder.save_state(self.state())
         self.folder.log(self.history)

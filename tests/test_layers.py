@@ -98,7 +98,7 @@ HEAVY = {
         "solo_edge/targets.py",
         "solo_edge/train.py",
         "solo_edge/qat*.py",
-        "calibration/plausibility.py",
+        *("calibration/plausibility.py", "calibration/probes.py"),
         "kernels/reference*.py",
         "kernels/_triton/*.py",
     ],
@@ -110,7 +110,10 @@ HEAVY = {
     "pycuda": ["solo_edge/runtime/pycuda_driver.py"],
     "cuda": ["solo_edge/runtime/cuda_bindings_driver.py"],
     "onnx": [
-        *(f"calibration/{name}.py" for name in ("automatic", "collect", "layers", "session")),
+        *(
+            f"calibration/{name}.py"
+            for name in ("automatic", "bias_correction", "collect", "layers", "probes", "session")
+        ),
         *(f"calibration/{name}.py" for name in ("qdq", "qdq_rules", "tensorrt10")),
         *("solo_edge/export/coordinates.py", "solo_edge/export/group_norm.py"),
     ],

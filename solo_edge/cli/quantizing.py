@@ -40,6 +40,11 @@ def add_method(parser: CommandParser) -> None:
         metavar="P",
         help="share of the values that percentile keeps, in percent (default: 99.99)",
     )
+    parser.add_argument(
+        "--no-bias-correction",
+        action="store_true",
+        help="leave the biases as they are, though rounding shifts the means",
+    )
 
 
 def _arguments(parser: CommandParser) -> None:
@@ -62,6 +67,7 @@ def _calibrate(values: argparse.Namespace) -> None:
         images=values.images,
         method=values.method,
         percentile=values.percentile,
+        bias_correction=not values.no_bias_correction,
         allow_unlike=values.allow_unlike,
         report=note,
         progress=progress,

@@ -85,7 +85,8 @@ class Int8Build:
         from solo_edge.calibration.qdq import insert_pairs, problems
         from solo_edge.export.group_norm import suit_backend
 
-        model = insert_pairs(onnx.load(self.float_file), self.ranges.limits, excluded)
+        read = self.ranges
+        model = insert_pairs(onnx.load(self.float_file), read.limits, excluded, read.bias_shifts)
         if found := problems(model):
             raise ArtifactError(f"the INT8 graph has mistakes ({found[0]})", where=path)
         suit_backend(model, self.backend, "int8")

@@ -129,6 +129,7 @@ def test_a_folder_of_images_alone_will_do_and_every_stage_shows_its_progress(sce
         "comparing with the evaluation",
         "checking images",
         "calibrating",
+        "correcting biases",
     ]
     assert all(steps[-1][0] == steps[-1][1] for steps in stages.values())
     assert lines == ["only 36 images: with fewer than 128, ranges depend on chance"]

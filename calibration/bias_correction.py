@@ -1,0 +1,55 @@
+"""Rounding shifts the mean of a convolution's output; its bias can shift it back.
+
+Nagel et al., Data-Free Quantization Through Weight Equalization and Bias Correction, ICCV 2019
+(arXiv:1906.04721), section 4.2, with the means measured on images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from solo_edge.calibration.probes import fake_quantise, probes_of
+from solo_edge.calibration.qdq import placement
+from solo_edge.calibration.session import open_session
+
+__all__ = ["bias_shifts"]
+
+
+def bias_shifts(
+    model: onnx.ModelProto,
+    ranges: Mapping[str, float],
+    images: Iterable[NDArray[np.float32]],
+    *,
+    threads: int | None = None,
+) -> dict[str, NDArray[np.float32]]:
+    """What INT8 takes away from the mean of each channel of each convolution that becomes INT8.
+
+    Each convolution gets the float network's activations, rounded as the pairs round them.
+
+    Args:
+        model: the float32 graph.
+        ranges: as for `insert_pairs`.
+        images: [1, 3, H, W] each; a dozen is enough.
+
+    Returns:
+        Call, as in `Placement.calls` -> [O], to be added to the bias.
+    """
+    sites = placement(model).sites
+    probes = probes_of(model)
+    tensors = list(dict.fromkeys(probe.tensor for probe in probes))
+    sums = {probe.call: np.zeros(len(probe.weight)) for probe in probes}
+    session = open_session(model, threads, watched=tensors)
+    count = 0
+    for image in images:
+        values = dict(zip(tensors, session.run(tensors, {"image": image}), strict=True))
+        rounded = {name: fake_quantise(values[name], ranges[sites[name]]) for name in tensors}
+        count += 1
+        for probe in probes:
+            wanted = probe.output(values[probe.tensor], int8=False, relu=False)
+            found = probe.output(rounded[probe.tensor], int8=True, relu=False)
+            sums[probe.call] += (wanted - found).mean(axis=(0, 2, 3), dtype=np.float64)
+    return {call: (total / max(count, 1)).astype(np.float32) for call, total in sums.items()}
