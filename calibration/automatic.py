@@ -12,7 +12,7 @@ from solo_edge.calibration.histogram import Histogram
 from solo_edge.calibration.observers import choose_range
 from solo_edge.calibration.probes import Probe, fake_quantise, probes_of
 from solo_edge.calibration.qdq import placement
-from solo_edge.calibration.session import open_session
+from solo_edge.calibration.session import tensors_of
 
 __all__ = ["CANDIDATES", "candidates", "choose_by_output"]
 
@@ -70,13 +70,10 @@ def choose_by_output(
             readers[probe.tensor].append(probe)
     added = set(placement(model).skips.values())
     errors = {name: dict.fromkeys(found, 0.0) for name, found in options.items()}
-    session = open_session(model, threads, watched=list(options))
-    for image in images:
-        values = session.run(list(options), {"image": image})
-        for tensor, value in zip(options, values, strict=True):
-            found = _errors(value, readers[tensor], tensor in added, options[tensor])
-            for name, error in found.items():
-                errors[tensor][name] += error
+    for tensor, value in tensors_of(model, list(options), list(images), threads):
+        found = _errors(value, readers[tensor], tensor in added, options[tensor])
+        for name, error in found.items():
+            errors[tensor][name] += error
     return {tensor: min(found, key=found.__getitem__) for tensor, found in errors.items()}
 
 
@@ -95,5 +92,6 @@ def _errors(
 
 
 def _relative_error(found: Array, wanted: Array) -> float:
-    power = max(float(np.square(wanted, dtype=np.float64).sum()), TINY)
-    return float(np.square(found - wanted, dtype=np.float64).sum()) / power
+    difference = (found - wanted).reshape(-1)
+    flat = wanted.reshape(-1)
+    return float(difference @ difference) / max(float(flat @ flat), TINY)

@@ -12,9 +12,9 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from solo_edge.calibration.probes import fake_quantise, probes_of
+from solo_edge.calibration.probes import Probe, fake_quantise, probes_of
 from solo_edge.calibration.qdq import placement
-from solo_edge.calibration.session import open_session
+from solo_edge.calibration.session import tensors_of
 
 __all__ = ["bias_shifts"]
 
@@ -33,23 +33,22 @@ def bias_shifts(
     Args:
         model: the float32 graph.
         ranges: as for `insert_pairs`.
-        images: [1, 3, H, W] each; a dozen is enough.
+        images: [1, 3, H, W] each, at least one; a dozen is enough.
 
     Returns:
         Call, as in `Placement.calls` -> [O], to be added to the bias.
     """
     sites = placement(model).sites
-    probes = probes_of(model)
-    tensors = list(dict.fromkeys(probe.tensor for probe in probes))
+    readers: dict[str, list[Probe]] = {}
+    for probe in probes_of(model):
+        readers.setdefault(probe.tensor, []).append(probe)
+    probes = [probe for group in readers.values() for probe in group]
     sums = {probe.call: np.zeros(len(probe.weight)) for probe in probes}
-    session = open_session(model, threads, watched=tensors)
-    count = 0
-    for image in images:
-        values = dict(zip(tensors, session.run(tensors, {"image": image}), strict=True))
-        rounded = {name: fake_quantise(values[name], ranges[sites[name]]) for name in tensors}
-        count += 1
-        for probe in probes:
-            wanted = probe.output(values[probe.tensor], int8=False, relu=False)
-            found = probe.output(rounded[probe.tensor], int8=True, relu=False)
-            sums[probe.call] += (wanted - found).mean(axis=(0, 2, 3), dtype=np.float64)
-    return {call: (total / max(count, 1)).astype(np.float32) for call, total in sums.items()}
+    images = list(images)
+    for tensor, value in tensors_of(model, list(readers), images, threads):
+        rounded = fake_quantise(value, ranges[sites[tensor]])
+        for probe in readers[tensor]:
+            difference = probe.output(value, int8=False, relu=False)
+            difference -= probe.output(rounded, int8=True, relu=False)
+            sums[probe.call] += difference.mean(axis=(0, 2, 3), dtype=np.float64)
+    return {call: (total / len(images)).astype(np.float32) for call, total in sums.items()}

@@ -43,17 +43,24 @@ class Probe:
             int8: with the weight in INT8.
             relu: behind the ReLU, if only that reads the output.
         """
-        padded = F.pad(torch.from_numpy(np.ascontiguousarray(value)), self.pads)
+        tensor = torch.from_numpy(np.ascontiguousarray(value))
+        left, right, top, bottom = self.pads
+        padding = (top, left)
+        if (left, top) != (right, bottom):  # only then a copy is needed
+            tensor, padding = F.pad(tensor, self.pads), (0, 0)
         weight = self.int8_weight if int8 else self.weight
-        result = F.conv2d(padded, weight, self.bias, self.stride, 0, self.dilation, self.groups)
-        found: Array = (F.relu(result) if relu and self.with_relu else result).numpy()
+        result = F.conv2d(
+            tensor, weight, self.bias, self.stride, padding, self.dilation, self.groups
+        )
+        found: Array = (result.relu_() if relu and self.with_relu else result).numpy()
         return found
 
 
 def fake_quantise(value: Array, limit: float) -> Array:
     """What QuantizeLinear and DequantizeLinear make of it: half to even, clipped to +-127 steps."""
     scale = np.float32(limit) / np.float32(LEVELS)
-    rounded: Array = np.rint(value / scale)
+    rounded: Array = value / scale
+    np.rint(rounded, out=rounded)
     np.clip(rounded, -LEVELS, LEVELS, out=rounded)
     rounded *= scale
     return rounded

@@ -1,4 +1,7 @@
-"""What is in an engine folder or a checkpoint, and whether it is whole. Needs neither torch nor a backend."""
+"""What is in an engine folder, a portable one or a checkpoint, and whether it is whole.
+
+Needs neither torch nor a backend.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,12 @@ from typing import Any
 
 from solo_edge.errors import ArtifactError, SoloEdgeError, UsageError
 from solo_edge.manifest import MANIFEST, read_manifest, verify
+from solo_edge.portable_folder import (
+    finishing_command,
+    is_portable,
+    read_portable,
+    verify_portable,
+)
 
 __all__ = ["describe", "inspect_path", "read_safetensors_header"]
 
@@ -22,9 +31,10 @@ ITEM_BYTES = {
 
 
 def inspect_path(path: Path) -> dict[str, Any]:
-    """Facts about an engine folder, a checkpoint or a training run's best checkpoint, as JSON values.
+    """Facts about an engine folder, a portable one, a checkpoint or a run's best checkpoint, as JSON values.
 
-    "kind" is "engine" or "checkpoint"; "problem" is None, or one line saying what is wrong with the files.
+    "kind" is "engine", "portable" or "checkpoint"; "problem" is None, or one line saying what is wrong
+    with the files.
 
     Raises:
         UsageError: nothing there. ArtifactError: it is neither of them, or its description is unreadable.
@@ -33,6 +43,8 @@ def inspect_path(path: Path) -> dict[str, Any]:
         raise UsageError("nothing here", where=path, fix="check the path")
     if (path / MANIFEST).exists():
         return _engine(path)
+    if is_portable(path):
+        return _portable(path)
     if path.is_dir():
         for name in ("best.safetensors", "last.safetensors"):
             if (path / name).is_file():
@@ -91,6 +103,24 @@ def _engine(path: Path) -> dict[str, Any]:
         problem = str(error)
     values = json.loads(json.dumps(dataclasses.asdict(manifest)))
     return {"kind": "engine", "path": str(path), **values, "problem": problem}
+
+
+def _portable(path: Path) -> dict[str, Any]:
+    content = read_portable(path)
+    try:
+        verify_portable(path, content)
+        problem = None
+    except SoloEdgeError as error:
+        problem = str(error)
+    return {
+        "kind": "portable",
+        "path": str(path),
+        "state": "no engine yet: the device has to build it",
+        "on_the_device": finishing_command(path),
+        "target": content.target,
+        **json.loads(json.dumps(dataclasses.asdict(content.manifest))),
+        "problem": problem,
+    }
 
 
 def _checkpoint(path: Path) -> dict[str, Any]:

@@ -15,20 +15,19 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-import types
-import typing
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from solo_edge.config import ModelConfig, PostprocessConfig
-from solo_edge.errors import ArtifactError, UsageError, did_you_mean
+from solo_edge.errors import ArtifactError, UsageError
 from solo_edge.files import atomic_folder, read_json, sha256_of, write_json
+from solo_edge.json_fields import FieldError, decode
 from solo_edge.preprocess import Preprocess
 
 __all__ = [
@@ -48,6 +47,7 @@ __all__ = [
     "Quantization",
     "TensorSpec",
     "cell_strides",
+    "decode_manifest",
     "describe_tensors",
     "engine_folder",
     "grids_of",
@@ -242,7 +242,7 @@ def record_files(folder: Path) -> dict[str, FileRecord]:
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Write `manifest` into `folder`, after the same checks that reading it makes."""
     values = json.loads(json.dumps(dataclasses.asdict(manifest)))
-    _check(_decode(Manifest, values, ""), folder / MANIFEST)
+    decode_manifest(values, folder / MANIFEST)
     write_json(folder / MANIFEST, values)
 
 
@@ -265,16 +265,26 @@ def read_manifest(folder: Path) -> Manifest:
         values = read_json(path, "manifest", ArtifactError)
     except RecursionError:
         raise ArtifactError("manifest is nested too deeply", where=path, fix=REBUILD) from None
+    return decode_manifest(values, path)
+
+
+def decode_manifest(values: dict[str, Any], path: Path, model_file: str | None = None) -> Manifest:
+    """The manifest in JSON values, checked as `read_manifest` says.
+
+    Args:
+        path: of the file that they come from, for messages.
+        model_file: must be listed; by default that of the backend.
+    """
     schema = values.get("schema")
     if type(schema) is int and schema != SCHEMA:
         what = f"schema {schema} of the manifest is unknown; this version reads {SCHEMA}"
         fix = "update solo-edge" if schema > SCHEMA else REBUILD
         raise ArtifactError(what, where=path, fix=fix)
     try:
-        manifest: Manifest = _decode(Manifest, values, "")
-    except _FieldError as error:
+        manifest: Manifest = decode(Manifest, values)
+    except FieldError as error:
         raise ArtifactError(str(error), where=path, fix=REBUILD) from None
-    _check(manifest, path)
+    _check(manifest, path, model_file or manifest.model_file)
     return manifest
 
 
@@ -298,7 +308,7 @@ def verify(folder: Path, manifest: Manifest) -> Path:
     return folder / manifest.model_file
 
 
-def _check(manifest: Manifest, path: Path) -> None:
+def _check(manifest: Manifest, path: Path, model_file: str) -> None:
     """The rules between fields."""
 
     def require(ok: bool, name: str, rule: str) -> None:
@@ -325,80 +335,10 @@ def _check(manifest: Manifest, path: Path) -> None:
         valid = re.fullmatch(r"[0-9a-f]{64}", record.sha256) is not None
         require(valid, f"{field}.sha256", "must be 64 hexadecimal digits")
         require(record.size > 0, f"{field}.size", "must be positive")
-    require(manifest.model_file in manifest.files, "files", f"must list {manifest.model_file!r}")
+    require(model_file in manifest.files, "files", f"must list {model_file!r}")
     require(
         manifest.checkpoint_sha256 == ""
         or re.fullmatch(r"[0-9a-f]{64}", manifest.checkpoint_sha256) is not None,
         "checkpoint_sha256",
         "must be 64 hexadecimal digits or empty",
     )
-
-
-class _FieldError(ValueError):
-    """A field of the manifest is not as its annotation says."""
-
-
-def _decode(kind: Any, value: Any, field: str) -> Any:
-    """`value` (of JSON) as `kind`, an annotation made of the types that `Manifest` uses.
-
-    Raises:
-        _FieldError: it does not fit; the message names the field.
-    """
-    origin, arguments = typing.get_origin(kind), get_args(kind)
-    if origin is types.UnionType:  # the one union in use is "or null"
-        return None if value is None else _decode(arguments[0], value, field)
-    if origin is Literal:
-        if value not in arguments or type(value) is not str:
-            fix = did_you_mean(str(value)[:50], arguments)
-            raise _FieldError(f"manifest field {field!r} is {_shown(value)} ({fix})")
-        return value
-    if origin is tuple:
-        items = _of_type(list, value, field, "a list")
-        if arguments[-1] is Ellipsis:
-            arguments = (arguments[0],) * len(items)
-        if len(items) != len(arguments):
-            raise _FieldError(f"manifest field {field!r} must have {len(arguments)} entries")
-        pairs = enumerate(zip(arguments, items, strict=True))
-        return tuple(_decode(each, item, f"{field}[{i}]") for i, (each, item) in pairs)
-    if origin is dict:
-        entries = _of_type(dict, value, field, "an object")
-        return {name: _decode(arguments[1], v, f"{field}.{name}") for name, v in entries.items()}
-    if dataclasses.is_dataclass(kind) and isinstance(kind, type):
-        return _decode_fields(kind, _of_type(dict, value, field, "an object"), field)
-    if kind is float:
-        number = _of_type((int, float), value, field, "a number")
-        if not abs(number) < 1e300:  # NaN and infinity are no JSON, but Python reads them
-            raise _FieldError(f"manifest field {field!r} must be a finite number")
-        return number
-    what = {int: "a whole number", str: "a text"}[kind]
-    return _of_type(kind, value, field, what)
-
-
-def _decode_fields(kind: type, values: dict[str, Any], field: str) -> Any:
-    hints, prefix = typing.get_type_hints(kind), f"{field}." if field else ""
-    for name in values:
-        if name not in hints:
-            fix = did_you_mean(name[:50], hints)
-            raise _FieldError(f"manifest field {prefix + name!r} is unknown ({fix})")
-    decoded = {}
-    for each in dataclasses.fields(kind):
-        if each.name in values:
-            decoded[each.name] = _decode(hints[each.name], values[each.name], prefix + each.name)
-        elif each.default is dataclasses.MISSING:
-            raise _FieldError(f"manifest field {prefix + each.name!r} is missing")
-    try:
-        return kind(**decoded)
-    except (UsageError, ArithmeticError) as error:  # the rules of ModelConfig and PostprocessConfig
-        raise _FieldError(f"manifest field {field!r} makes no sense ({error})") from None
-
-
-def _of_type(kind: Any, value: Any, field: str, what: str) -> Any:
-    # bool is a kind of int in Python, but true is no number in JSON.
-    if not isinstance(value, kind) or isinstance(value, bool):
-        raise _FieldError(f"manifest field {field!r} must be {what}, got {_shown(value)}")
-    return value
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -52,12 +52,12 @@ class Preprocess:
 
     def __call__(self, image: NDArray[np.uint8]) -> tuple[NDArray[np.float32], Geometry]:
         """image: [H, W, 3] uint8 RGB -> [3, height, width] float32 and where the image lies in it."""
-        import cv2
-
         check_image(image)
         geometry = self.geometry((image.shape[0], image.shape[1]))
         height, width = geometry.resized_size
         if image.shape[:2] != geometry.resized_size:
+            import cv2
+
             resized = cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
             image = np.asarray(resized, dtype=np.uint8)
         return self.normalise(image), geometry

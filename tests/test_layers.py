@@ -38,14 +38,16 @@ LAYERS = {
     "solo_edge.losses": "models targets config errors kernels",
     "solo_edge.importers": "models config files errors",
     "solo_edge.checkpoint": "models importers preprocess config files errors",
-    "solo_edge.manifest": "preprocess config files errors",
+    "solo_edge.json_fields": "errors",
+    "solo_edge.manifest": "json_fields preprocess config files errors",
+    "solo_edge.portable_folder": "manifest files errors",
     "solo_edge.export": (
         "models checkpoint postprocess manifest preprocess config files errors kernels runtime images"
-        " environment calibration"
+        " environment calibration portable_folder"
     ),
     "solo_edge.runtime": (
-        "manifest postprocess instances preprocess config files errors kernels checkpoint models images"
-        " closing"
+        "manifest portable_folder postprocess instances preprocess config files errors kernels checkpoint"
+        " models images closing"
     ),
     "solo_edge.calibration": "data preprocess images config files errors",
     "solo_edge.evaluate": "data instances files errors",
@@ -65,7 +67,7 @@ LAYERS = {
     "solo_edge.predict": "video runtime instances draw images data preprocess config files errors",
     "solo_edge.environment": "",
     "solo_edge.doctor": "environment export runtime manifest",
-    "solo_edge.inspection": "manifest errors",
+    "solo_edge.inspection": "manifest portable_folder errors",
     "solo_edge.cold_start": "runtime images errors",
     "solo_edge.report": "cold_start files errors",
     "solo_edge.benchmark": "checkpoint report cold_start environment evaluate video runtime data errors",
@@ -75,7 +77,7 @@ LAYERS = {
     "solo_edge.cli": (
         "quantize accuracy_gate sensitivity train run_folder evaluate benchmark report data export"
         " runtime predict video inspection doctor manifest images environment files config errors"
-        " kernels calibration"
+        " kernels calibration portable_folder"
     ),
     "solo_edge.__main__": "cli",
     # The public names; what they need is imported when they are called.
@@ -135,6 +137,11 @@ RUNTIME_PATH = [
     *(f"solo_edge/{name}.py" for name in ("preprocess", "instances", "images", "draw", "manifest")),
     *(f"solo_edge/{name}.py" for name in ("postprocess", "predict", "evaluate", "benchmark")),
     *(f"solo_edge/{name}.py" for name in ("report", "cold_start", "environment/*", "doctor/*")),
+    *("solo_edge/portable_folder.py", "solo_edge/export/finish.py"),
+    *(
+        f"solo_edge/export/tensorrt_{name}.py"
+        for name in ("builder", "cache", "parser", "progress")
+    ),
     *("solo_edge/inspection.py", "solo_edge/cli/*.py", "solo_edge/video/*.py"),
     *(
         f"solo_edge/runtime/{name}.py"

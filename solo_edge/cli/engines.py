@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
+from pathlib import Path
 
-from solo_edge.cli.arguments import add_checkpoint, add_model, add_out
+from solo_edge.cli.arguments import add_model, add_out
 from solo_edge.cli.console import note
 from solo_edge.cli.int8 import add_int8_options, int8_options
 from solo_edge.cli.parser import Command, CommandParser, config_values, one_of
+from solo_edge.cli.portable import add_portable_option, finish_portable, write_portable
 from solo_edge.cli.tensorrt_options import add_tensorrt_options, tensorrt_build
 from solo_edge.cli.thresholds import POSTPROCESS_HELP
 from solo_edge.config import PostprocessConfig
@@ -19,38 +21,50 @@ __all__ = ["BUILD_ENGINE", "INSPECT"]
 BACKENDS = ("auto", "openvino", "onnxruntime", "torch", "tensorrt")
 PRECISIONS = ("fp32", "bf16", "fp16", "int8")
 GRAPHS = ("network", "full")
+# None on the command line: a portable folder, which has decided all this, must not be told again.
+DEFAULTS = {"backend": "auto", "precision": "fp32", "graph": "network"}
 
 
 def _build_arguments(parser: CommandParser) -> None:
-    add_checkpoint(parser)
-    add_out(parser, "NAME.engine", "engine folder to write")
+    parser.add_argument(
+        "checkpoint",
+        type=Path,
+        metavar="CHECKPOINT",
+        help=".safetensors file, folder of a training run, or on the device NAME.portable",
+    )
+    add_out(parser, "NAME.engine", "engine folder to write, or with --portable NAME.portable")
     parser.add_argument(
         "--backend",
         type=one_of("backend", BACKENDS),
-        default="auto",
         metavar="|".join(BACKENDS),
         help="what runs the network (default: auto, the fastest that works here)",
     )
     parser.add_argument(
         "--precision",
         type=one_of("precision", PRECISIONS),
-        default="fp32",
         metavar="|".join(PRECISIONS),
         help="arithmetic of the network (default: fp32)",
     )
     parser.add_argument(
         "--graph",
         type=one_of("graph", GRAPHS),
-        default="network",
         metavar="|".join(GRAPHS),
         help="full: post-processing is part of the graph, for other programs (default: network)",
     )
+    add_portable_option(parser)
     add_int8_options(parser)
     parser.add_config(PostprocessConfig, POSTPROCESS_HELP, "thresholds stored in the engine")
     add_tensorrt_options(parser)
 
 
 def _build(values: argparse.Namespace) -> None:
+    if finish_portable(values):
+        return
+    for name, value in DEFAULTS.items():
+        if getattr(values, name) is None:
+            setattr(values, name, value)
+    if write_portable(values):
+        return
     from solo_edge.export.build import build_engine
 
     with tensorrt_build(values) as tensorrt, int8_options(values) as int8:

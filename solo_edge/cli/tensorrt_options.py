@@ -8,6 +8,7 @@ import time
 import typing
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any
 
 from solo_edge.cli.console import note, status_line
@@ -50,8 +51,13 @@ def add_tensorrt_options(parser: CommandParser) -> None:
 
 
 @contextmanager
-def tensorrt_build(values: argparse.Namespace) -> Iterator[dict[str, Any]]:
+def tensorrt_build(
+    values: argparse.Namespace, onnx_path: str | Path = "model.onnx"
+) -> Iterator[dict[str, Any]]:
     """Yield the arguments of `build_engine` for TensorRT; none for another backend.
+
+    Args:
+        onnx_path: what the line for trtexec names.
 
     Raises:
         UsageError: options of TensorRT with another backend, or impossible ones.
@@ -78,7 +84,7 @@ def tensorrt_build(values: argparse.Namespace) -> Iterator[dict[str, Any]]:
     if options.plugins:  # trtexec cannot register them
         return
     # Not into the engine: its manifest holds the digest of its own plan.
-    line = trtexec_command(options, "model.onnx", values.out.with_suffix(".plan"))
+    line = trtexec_command(options, onnx_path, values.out.with_suffix(".plan"))
     note(f"the same with trtexec: {line}")
 
 

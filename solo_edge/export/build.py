@@ -38,7 +38,17 @@ if TYPE_CHECKING:
     from solo_edge.export.tensorrt_options import TensorRTOptions
     from solo_edge.export.tensorrt_progress import Progress
 
-__all__ = ["AUTO_ORDER", "PRECISIONS", "BuildReport", "build_engine", "choose_backend"]
+__all__ = [
+    "AUTO_ORDER",
+    "PRECISIONS",
+    "BuildReport",
+    "build_engine",
+    "check_precision",
+    "choose_backend",
+    "describe",
+    "describe_machine",
+    "one_of",
+]
 
 # What "auto" tries, fastest first. PyTorch is taken for a GPU only: on a CPU the other two are faster.
 AUTO_ORDER: tuple[Backend, ...] = ("tensorrt", "torch", "openvino", "onnxruntime")
@@ -112,10 +122,10 @@ def build_engine(
     checkpoint, out = Path(checkpoint), Path(out)
     say = report or (lambda line: None)
     config = from_dict(PostprocessConfig, thresholds)
-    wanted: Graph = _one_of("graph", graph, get_args(Graph))
-    kind: Precision = _one_of("precision", precision, get_args(Precision))
-    if _one_of("backend", backend, ("auto", *AUTO_ORDER)) != "auto":
-        _check_precision(backend, kind)
+    wanted: Graph = one_of("graph", graph, get_args(Graph))
+    kind: Precision = one_of("precision", precision, get_args(Precision))
+    if one_of("backend", backend, ("auto", *AUTO_ORDER)) != "auto":
+        check_precision(backend, kind)
     if tensorrt is not None:
         if backend != "tensorrt":
             what = f"the backend is {backend}, and TensorRT's options were given"
@@ -152,7 +162,14 @@ def build_engine(
         file = find_checkpoint(checkpoint)
         quantization, measured = write_model_files(folder, Path(scratch), file, loaded, request)
         manifest = dataclasses.replace(
-            _describe(out, file, loaded, request),
+            describe(
+                out.name.removesuffix(".engine"),
+                file,
+                loaded,
+                request,
+                versions=_versions(chosen),
+                machine=describe_machine(chosen),
+            ),
             quantization=quantization,
             measured=measured,
             files=record_files(folder),
@@ -181,8 +198,8 @@ def choose_backend(
         UsageError: the backend has no such precision. ResourceError: it does not work here, or none does.
     """
     if backend != "auto":
-        chosen: Backend = _one_of("backend", backend, AUTO_ORDER)
-        _check_precision(chosen, precision)
+        chosen: Backend = one_of("backend", backend, AUTO_ORDER)
+        check_precision(chosen, precision)
         _require_working(chosen, precision)
         return chosen, "as asked for"
     if deformable:
@@ -203,8 +220,9 @@ def choose_backend(
     raise ResourceError(what, fix="pip install openvino, or use --precision fp32")
 
 
-def _check_precision(backend: str, precision: Precision) -> None:
-    known = PRECISIONS[_one_of("backend", backend, AUTO_ORDER)]
+def check_precision(backend: str, precision: Precision) -> None:
+    """Raise UsageError unless there are such engines."""
+    known = PRECISIONS[one_of("backend", backend, AUTO_ORDER)]
     if precision not in known:
         fix = f"{backend} engines can be {' or '.join(known)}"
         raise UsageError(f"{backend} engines have no precision {precision!r}", fix=fix)
@@ -238,14 +256,21 @@ def _require_working(backend: Backend, precision: Precision, *, for_auto: bool =
             raise ResourceError("ONNX Runtime is not installed", fix=fix) from error
 
 
-def _describe(
-    out: Path, checkpoint_file: Path, loaded: Checkpoint, request: ModelRequest
+def describe(
+    name: str,
+    checkpoint_file: Path,
+    loaded: Checkpoint,
+    request: ModelRequest,
+    *,
+    versions: dict[str, str],
+    machine: dict[str, str],
 ) -> Manifest:
+    """The manifest of an engine of that name, but for its files and what was measured."""
     graph, config = request.graph, request.config
     inputs, outputs = describe_tensors(loaded.config, graph, config)
     return Manifest(
         schema=SCHEMA,
-        name=out.name.removesuffix(".engine"),
+        name=name,
         backend=request.backend,
         precision=request.precision,
         graph=graph,
@@ -258,8 +283,8 @@ def _describe(
         grids=grids_of(loaded.config),
         inputs=inputs,
         outputs=outputs,
-        versions=_versions(request.backend),
-        machine=_machine(request.backend),
+        versions=versions,
+        machine=machine,
         checkpoint_sha256=sha256_of(checkpoint_file),
         measured=None,
         files={},
@@ -279,7 +304,8 @@ def _versions(backend: Backend) -> dict[str, str]:
     return found | {name: importlib.metadata.version(name) for name in names}
 
 
-def _machine(backend: Backend) -> dict[str, str]:
+def describe_machine(backend: Backend | None) -> dict[str, str]:
+    """This machine as far as it matters for engines of `backend`; without one, the processor alone."""
     machine = {"architecture": platform.machine(), "cpu": environment.cpu_model()}
     if backend == "tensorrt":
         from solo_edge.runtime.cuda_driver import open_cuda
@@ -299,7 +325,8 @@ def _machine(backend: Backend) -> dict[str, str]:
     return machine
 
 
-def _one_of(what: str, value: str, known: tuple[str, ...]) -> Any:
+def one_of(what: str, value: str, known: tuple[str, ...]) -> Any:
+    """`value`, or a UsageError that names the nearest known one."""
     if value not in known:
         raise UsageError(f"unknown {what} {value!r}", fix=did_you_mean(value, known))
     return value

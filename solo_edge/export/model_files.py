@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from solo_edge.export.int8 import Int8Build, Verdict
     from solo_edge.export.tensorrt_progress import Progress
 
-__all__ = ["Accept", "ModelRequest", "write_model_files"]
+__all__ = ["Accept", "ModelRequest", "check_topk", "write_graph", "write_model_files"]
 
 Accept = Callable[["Int8Build"], "Verdict"]
 TENSORRT_MAX_TOPK = 3840  # the largest K of its TopK layer
@@ -67,25 +68,44 @@ def write_model_files(
 
         save_checkpoint(path, loaded)
         return None, None
-    exported = scratch / "exported.onnx"
     with_plugins = _wants_plugins(request)
-    _export(exported, loaded, request, with_plugins)
-    finished, quantization, measured = exported, None, None
-    if request.ranges is not None:
-        finished = scratch / "int8.onnx"
-        build = _int8_build(exported, scratch, checkpoint_file, loaded, request)
-        quantization, measured = _quantise(finished, build, request.accept)
-    else:
-        from solo_edge.export.group_norm import suit_file
+    if request.backend != "tensorrt":
+        return write_graph(path, scratch, checkpoint_file, loaded, request)
+    finished = scratch / "finished.onnx"
+    known = write_graph(
+        finished, scratch, checkpoint_file, loaded, request, with_plugins=with_plugins
+    )
+    if with_plugins:
+        _add_plugins(finished, loaded, request)
+    _build_plan(finished, path, loaded, request)
+    return known
 
-        suit_file(exported, request.backend, request.precision)
-    if request.backend == "tensorrt":
-        if with_plugins:
-            _add_plugins(finished, loaded, request)
-        _build_plan(finished, path, loaded, request)
-    else:
-        finished.replace(path)
-    return quantization, measured
+
+def write_graph(
+    path: Path,
+    scratch: Path,
+    checkpoint_file: Path,
+    loaded: Checkpoint,
+    request: ModelRequest,
+    *,
+    with_plugins: bool = False,
+) -> tuple[Quantization | None, Measurement | None]:
+    """Write the ONNX file that the backend loads or builds from, with types and INT8 pairs in it.
+
+    Args:
+        with_plugins: the network alone; plugins follow it.
+        Others: as for `write_model_files`, which also says what comes back.
+    """
+    exported = scratch / "exported.onnx"
+    _export(exported, loaded, request, with_plugins)
+    if request.ranges is not None:
+        build = _int8_build(exported, scratch, checkpoint_file, loaded, request, with_plugins)
+        return _quantise(path, build, request.accept)
+    from solo_edge.export.group_norm import suit_file
+
+    suit_file(exported, request.backend, request.precision)
+    shutil.move(exported, path)
+    return None, None
 
 
 def _export(path: Path, loaded: Checkpoint, request: ModelRequest, with_plugins: bool) -> None:
@@ -110,6 +130,7 @@ def _int8_build(
     checkpoint_file: Path,
     loaded: Checkpoint,
     request: ModelRequest,
+    with_plugins: bool,
 ) -> Int8Build:
     from solo_edge.export.int8 import Int8Build, cpu_opener, read_fitting_ranges
 
@@ -120,7 +141,7 @@ def _int8_build(
         float_file=exported,
         ranges=read_fitting_ranges(request.ranges, checkpoint_file, loaded),
         checkpoint=loaded,
-        graph="network" if _wants_plugins(request) else request.graph,
+        graph="network" if with_plugins else request.graph,
         config=request.config,
         backend=runs_on,
         open_runner=cpu_opener(runs_on),
@@ -153,7 +174,6 @@ def _wants_plugins(request: ModelRequest) -> bool:
     """Whether the post-processing becomes plugins; says why not where they were asked for."""
     if request.backend != "tensorrt":
         return False
-    largest = request.config.max_candidates
     wanted = request.tensorrt is not None and request.tensorrt.plugins
     if wanted and request.graph != "full":
         raise UsageError("plugins are for the graph full", fix="add --graph full")
@@ -165,10 +185,16 @@ def _wants_plugins(request: ModelRequest) -> bool:
         if reason is None:
             return True
         request.report(f"standard operators instead of plugins: {reason}")
+    check_topk(request)
+    return False
+
+
+def check_topk(request: ModelRequest) -> None:
+    """Raise UsageError if a full graph has more candidates than TensorRT's layer sorts."""
+    largest = request.config.max_candidates
     if request.graph == "full" and largest > TENSORRT_MAX_TOPK:
         what = f"max_candidates is {largest}, TensorRT takes {TENSORRT_MAX_TOPK}"
         raise UsageError(what, fix="lower --max-candidates, or use --graph network")
-    return False
 
 
 def _add_plugins(path: Path, loaded: Checkpoint, request: ModelRequest) -> None:

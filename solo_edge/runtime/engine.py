@@ -28,6 +28,7 @@ from solo_edge.manifest import (
     read_manifest,
     verify,
 )
+from solo_edge.portable_folder import refuse_portable
 from solo_edge.postprocess import instances_from_slots, postprocess_arrays
 from solo_edge.preprocess import Geometry, Preprocess, check_image
 from solo_edge.runtime.base import FrameResult, FrameRunner, Runner, StageTimes, check_tensors
@@ -162,6 +163,7 @@ def load_engine(path: str | Path, *, threads: int | None = None, **thresholds: A
         ResourceError: the backend's package or device is missing.
     """
     folder = Path(path)
+    refuse_portable(folder)
     manifest = read_manifest(folder)
     config = _with_thresholds(manifest.postprocess, thresholds)
     if manifest.graph == "full" and manifest.backend != "torch" and config != manifest.postprocess:
@@ -226,6 +228,7 @@ def open_predictor(path: str | Path, *, threads: int | None = None, **thresholds
         As `load_engine`. A checkpoint needs PyTorch (ResourceError).
     """
     path = Path(path)
+    refuse_portable(path)
     if path.is_dir() and not any(path.glob("*.safetensors")) and not (path / MANIFEST).exists():
         what = "this is neither an engine folder nor a training run"
         raise ArtifactError(what, where=path, fix=HOW_TO_BUILD)
