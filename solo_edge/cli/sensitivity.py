@@ -6,6 +6,7 @@ import argparse
 import tempfile
 from pathlib import Path
 
+from solo_edge.cli.arguments import add_allow_unlike, add_checkpoint, add_out
 from solo_edge.cli.console import note, progress, table
 from solo_edge.cli.int8 import ranges_of
 from solo_edge.cli.parser import Command, CommandParser, positive
@@ -14,12 +15,7 @@ __all__ = ["SENSITIVITY"]
 
 
 def _arguments(parser: CommandParser) -> None:
-    parser.add_argument(
-        "checkpoint",
-        type=Path,
-        metavar="CHECKPOINT",
-        help=".safetensors file or the folder of a training run",
-    )
+    add_checkpoint(parser)
     parser.add_argument(
         "--calib",
         type=Path,
@@ -47,13 +43,11 @@ def _arguments(parser: CommandParser) -> None:
     parser.add_argument(
         "--threads", type=positive, metavar="N", help="CPU threads (default: one for each core)"
     )
-    parser.add_argument(
-        "--out",
-        "-o",
-        type=Path,
-        required=True,
-        metavar="REPORT",
-        help="folder for report.json, .csv and .md; or a file name like REPORT.json for its stem",
+    add_allow_unlike(parser)
+    add_out(
+        parser,
+        "REPORT",
+        "folder for report.json, .csv and .md; or a file name like REPORT.json for its stem",
     )
 
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-__all__ = ["fold_coordinates"]
+__all__ = ["drop_unused_constants", "fold_coordinates"]
 
 Array = NDArray[Any]
 
@@ -73,7 +73,9 @@ class _Folding:
             if tensor.name in self.shortened:
                 value = np.ascontiguousarray(self.shortened[tensor.name])
                 tensor.CopyFrom(numpy_helper.from_array(value, tensor.name))
-        self._drop_unused()
+        drop_unused_constants(self.graph)
+        # Some sizes have changed; whoever needs them infers them.
+        del self.graph.value_info[:]
 
     def _foldable(self) -> set[str]:
         """Names of the nodes from concatenations with constants up to the convolutions behind them."""
@@ -214,13 +216,13 @@ class _Folding:
         self.constants[name] = value
         self.graph.initializer.append(numpy_helper.from_array(value, name))
 
-    def _drop_unused(self) -> None:
-        used = {name for node in self.graph.node for name in node.input}
-        kept = [each for each in self.graph.initializer if each.name in used]
-        del self.graph.initializer[:]
-        self.graph.initializer.extend(kept)
-        # Some sizes have changed; whoever needs them infers them.
-        del self.graph.value_info[:]
+
+def drop_unused_constants(graph: onnx.GraphProto) -> None:
+    """Remove, in place, the initializers that no node reads."""
+    used = {name for node in graph.node for name in node.input}
+    kept = [each for each in graph.initializer if each.name in used]
+    del graph.initializer[:]
+    graph.initializer.extend(kept)
 
 
 def _attribute(node: onnx.NodeProto, name: str, default: Any) -> Any:

@@ -16,6 +16,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
+from solo_edge.export.coordinates import drop_unused_constants
 from solo_edge.manifest import Backend, Precision
 
 __all__ = ["rewrite_group_norms", "suit_backend", "suit_file"]
@@ -72,7 +73,7 @@ def rewrite_group_norms(model: onnx.ModelProto) -> int:
             nodes.append(node)
     del model.graph.node[:]
     model.graph.node.extend(nodes)
-    _drop_unused_constants(model.graph)
+    drop_unused_constants(model.graph)
     return len(norms)
 
 
@@ -148,10 +149,3 @@ def _by_channel(graph: onnx.GraphProto, norm: _Norm, pixels: int) -> list[onnx.N
     scaled = compute("Mul", "scaled", x, scale)
     nodes.append(onnx.helper.make_node("Add", [scaled, shift], [prefix], f"{prefix}.shifted"))
     return nodes
-
-
-def _drop_unused_constants(graph: onnx.GraphProto) -> None:
-    used = {name for node in graph.node for name in node.input}
-    kept = [each for each in graph.initializer if each.name in used]
-    del graph.initializer[:]
-    graph.initializer.extend(kept)
