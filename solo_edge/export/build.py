@@ -44,6 +44,7 @@ __all__ = [
     "BuildReport",
     "build_engine",
     "check_precision",
+    "check_ranges",
     "choose_backend",
     "describe",
     "describe_machine",
@@ -131,9 +132,7 @@ def build_engine(
             what = f"the backend is {backend}, and TensorRT's options were given"
             raise UsageError(what, fix="use --backend tensorrt")
         tensorrt.require_runnable()
-    if (kind == "int8") != (ranges is not None):
-        what = "int8 needs the ranges of a calibration, and nothing else does"
-        raise UsageError(what, fix="use --precision int8 together with --calib")
+    check_ranges(kind, ranges)
     if backend == "tensorrt":
         _require_working("tensorrt", kind)
     with engine_folder(out) as folder, tempfile.TemporaryDirectory(prefix="build-") as scratch:
@@ -218,6 +217,13 @@ def choose_backend(
         return candidate, f"the first that works here{why}"
     what = f"no backend works here with precision {precision} ({'; '.join(refused)})"
     raise ResourceError(what, fix="pip install openvino, or use --precision fp32")
+
+
+def check_ranges(precision: Precision, ranges: str | Path | None) -> None:
+    """Raise UsageError unless there are ranges just where they are needed."""
+    if (precision == "int8") != (ranges is not None):
+        what = "int8 needs the ranges of a calibration, and nothing else does"
+        raise UsageError(what, fix="use --precision int8 together with --calib")
 
 
 def check_precision(backend: str, precision: Precision) -> None:

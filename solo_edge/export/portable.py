@@ -16,7 +16,13 @@ import solo_edge
 from solo_edge.config import PostprocessConfig, from_dict
 from solo_edge.errors import UsageError
 from solo_edge.export.agreement import sample
-from solo_edge.export.build import check_precision, describe, describe_machine, one_of
+from solo_edge.export.build import (
+    check_precision,
+    check_ranges,
+    describe,
+    describe_machine,
+    one_of,
+)
 from solo_edge.export.model_files import Accept, ModelRequest, check_topk, write_graph
 from solo_edge.kernels.aot_targets import find_target
 from solo_edge.manifest import Graph, Precision, cell_strides, record_files
@@ -68,9 +74,7 @@ def build_portable(
     kind: Precision = one_of("precision", precision, get_args(Precision))
     check_precision("tensorrt", kind)
     wanted: Graph = one_of("graph", graph, get_args(Graph))
-    if (kind == "int8") != (ranges is not None):
-        what = "int8 needs the ranges of a calibration, and nothing else does"
-        raise UsageError(what, fix="use --precision int8 together with --calib")
+    check_ranges(kind, ranges)
     request = ModelRequest(
         backend="tensorrt",
         precision=kind,

@@ -149,3 +149,12 @@ def test_matched_iou_by_hand():
     assert matched_iou([result(1, 1, two)], [result(1, 2, two), result(2, 1, two)]) == 0
     unsure = result(1, 1, one, 0.1)
     assert matched_iou([unsure, result(1, 1, two)], [result(1, 1, two, 0.1)]) == 1
+
+
+def test_sensitivity_calibrates_with_a_folder_itself(scenes, tmp_path):
+    words = ["sensitivity", MODEL, "--calib", scenes, "--eval", scenes, "--ap-layers", "1"]
+    words += ["--max-images", "2", "-o", tmp_path / "report.json"]
+    assert main([*map(str, words)]) == 0
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["images"] == 2
+    assert report["method"] == "entropy"
