@@ -20,7 +20,9 @@ assert version is not None, "solo_edge/__init__.py must define __version__"
 RUNTIME = ["numpy>=1.24", "pillow>=10.1", "faster-coco-eval>=1.7", "rich>=13"]
 # OpenCV is an extra because a Jetson's own build (GStreamer, CSI cameras) must not be replaced.
 OPENCV = ["opencv-python-headless>=4.8"]
-CPU = [*OPENCV, "openvino>=2025.0", "onnxruntime>=1.20", "av>=15"]
+# Video in and out, the page for browsers, and files with zones and lines.
+STREAM = ["av>=15", "aiohttp>=3.9", "pyyaml>=6"]
+CPU = [*OPENCV, *STREAM, "openvino>=2025.0", "onnxruntime>=1.20"]
 TRAIN = [
     *OPENCV,
     "torch>=2.6",
@@ -37,6 +39,9 @@ DEVELOP = [
     "ruff>=0.9",
     "mypy>=1.14",
     "pycocotools>=2.0.8",
+    "scipy>=1.11",
+    "supervision>=0.26",
+    "types-PyYAML",
 ]
 
 setup(
@@ -51,17 +56,20 @@ setup(
     package_dir=FOLDER,
     package_data={
         "solo_edge": ["py.typed", "assets/*"],
+        "solo_edge.video.web": ["static/*"],
         "solo_edge.kernels._triton": ["tiles/*.json"],
     },
     install_requires=RUNTIME,
     extras_require={
         "cpu": CPU,
+        "stream": STREAM,
+        "supervision": ["supervision>=0.26"],
         "train": TRAIN,
         "tensorboard": ["tensorboard>=2.14"],
         # Comes with torch for CUDA; alone it is enough for `solo-edge kernels build`.
         "kernels": ["triton>=3.6; platform_system == 'Linux'"],
         # tensorrt comes with the device's system (JetPack) or from NVIDIA's own index.
-        "tensorrt": ["tensorrt>=10.3", "cuda-bindings>=12.8", "av>=15"],
+        "tensorrt": ["tensorrt>=10.3", "cuda-bindings>=12.8", *STREAM],
         # Instead of cuda-bindings; has to be compiled with the CUDA toolkit.
         "pycuda": ["pycuda>=2024.1"],
         "all": sorted({*CPU, *TRAIN}),

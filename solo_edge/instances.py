@@ -73,6 +73,8 @@ class Instances:
         masks: [N, H, W] bool, or `LazyMasks` of that image.
         class_names: one name for each class.
         image_size: (height, width) of the image and of the masks.
+        track_ids: [N], what a tracker calls each of them, from 1; 0 for what it is not sure of. None
+            if nothing was tracked.
 
     Raises:
         ValueError: lengths, sizes or labels do not fit together.
@@ -86,11 +88,15 @@ class Instances:
         *,
         class_names: Sequence[str],
         image_size: tuple[int, int],
+        track_ids: NDArray[Any] | None = None,
     ):
         self.scores: NDArray[np.float32] = np.asarray(scores, dtype=np.float32)
         self.labels: NDArray[np.int64] = np.asarray(labels, dtype=np.int64)
         self.class_names = tuple(class_names)
         self.image_size = (int(image_size[0]), int(image_size[1]))
+        self.track_ids: NDArray[np.int64] | None = (
+            None if track_ids is None else np.asarray(track_ids, dtype=np.int64)
+        )
         self._source = masks
         if isinstance(masks, LazyMasks):
             size = masks.geometry.original_size
@@ -104,6 +110,8 @@ class Instances:
             raise ValueError(
                 f"scores {self.scores.shape} and labels {self.labels.shape} must be [{len(masks)}] like masks"
             )
+        if self.track_ids is not None and self.track_ids.shape != self.labels.shape:
+            raise ValueError(f"track_ids must be [{len(masks)}], got {self.track_ids.shape}")
         if len(masks) and not 0 <= self.labels.min() <= self.labels.max() < len(self.class_names):
             raise ValueError(
                 f"labels reach from {self.labels.min()} to {self.labels.max()},"
@@ -126,6 +134,11 @@ class Instances:
     def names(self) -> list[str]:
         """The class name of each instance."""
         return [self.class_names[label] for label in self.labels]
+
+    @property
+    def probabilities(self) -> NDArray[np.float32] | None:
+        """[N, h, w] at stride 4 of the network's input; None if the masks came as pixels. Not a copy."""
+        return self._source.probabilities if isinstance(self._source, LazyMasks) else None
 
     @cached_property
     def masks(self) -> NDArray[np.bool_]:
@@ -165,6 +178,18 @@ class Instances:
             source.select(rows) if isinstance(source, LazyMasks) else source[rows],
             class_names=self.class_names,
             image_size=self.image_size,
+            track_ids=None if self.track_ids is None else self.track_ids[rows],
+        )
+
+    def tracked_as(self, track_ids: NDArray[Any]) -> Instances:
+        """The same instances with these `track_ids`, [N]."""
+        return Instances(
+            self.scores,
+            self.labels,
+            self._source,
+            class_names=self.class_names,
+            image_size=self.image_size,
+            track_ids=track_ids,
         )
 
     def at_least(self, score: float) -> Instances:
@@ -182,7 +207,8 @@ class Instances:
 
         Returns:
             For each instance `image_id`, `category_id`, `bbox` (left, top, width, height), `score`
-            and `segmentation`: a compressed run-length code with `counts` as text.
+            and `segmentation`: a compressed run-length code with `counts` as text. Of tracked
+            instances also `track_id`.
 
         Raises:
             ResourceError: the package faster-coco-eval is not installed.
@@ -212,6 +238,9 @@ class Instances:
                     },
                 }
             )
+        if self.track_ids is not None:
+            for result, track_id in zip(results, self.track_ids.tolist(), strict=True):
+                result["track_id"] = track_id
         return results
 
     def draw(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -63,7 +63,11 @@ LAYERS = {
         "optim run_folder evaluate data losses targets checkpoint importers models postprocess instances"
         " preprocess config files errors qat calibration"
     ),
-    "solo_edge.video": "data runtime instances draw images preprocess config files errors closing",
+    "solo_edge.tracking": "instances kernels errors",
+    "solo_edge.zones": "instances errors",
+    "solo_edge.video": (
+        "tracking zones data runtime instances draw images preprocess config files errors closing"
+    ),
     "solo_edge.predict": "video runtime instances draw images data preprocess config files errors",
     "solo_edge.environment": "",
     "solo_edge.doctor": "environment export runtime manifest",
@@ -75,7 +79,7 @@ LAYERS = {
         "calibration data export checkpoint runtime evaluate manifest files errors"
     ),
     "solo_edge.cli": (
-        "quantize accuracy_gate sensitivity train run_folder evaluate benchmark report data export"
+        "tracking zones quantize accuracy_gate sensitivity train run_folder evaluate benchmark report data export"
         " runtime predict video inspection doctor manifest images environment files config errors"
         " kernels calibration portable_folder"
     ),
@@ -128,13 +132,18 @@ HEAVY = {
     "safetensors": ["solo_edge/checkpoint.py", "solo_edge/run_folder.py"],
     "faster_coco_eval": [],
     "rich": [],
+    "aiohttp": ["solo_edge/video/web/*.py"],
+    "yaml": [],
+    "supervision": [],
+    "scipy": [],
 }
 
 # What runs on the device, where torch, triton, timm and onnx are not installed.
 RUNTIME_PATH = [
     *(f"solo_edge/{name}.py" for name in ("__init__", "__main__", "errors", "files", "closing")),
     "solo_edge/config.py",
-    *(f"solo_edge/{name}.py" for name in ("preprocess", "instances", "images", "draw", "manifest")),
+    *(f"solo_edge/{name}.py" for name in ("preprocess", "instances", "images", "manifest")),
+    *(f"solo_edge/{name}.py" for name in ("draw*", "tracking/*", "zones*")),
     *(f"solo_edge/{name}.py" for name in ("postprocess", "predict", "evaluate", "benchmark")),
     *(f"solo_edge/{name}.py" for name in ("report", "cold_start", "environment/*", "doctor/*")),
     *("solo_edge/portable_folder.py", "solo_edge/export/finish.py"),

@@ -27,7 +27,8 @@ class Frame:
 
     image: NDArray[np.uint8]  # [H, W, 3] RGB
     index: int  # 0, 1, 2 ... as they came from the source
-    timestamp_s: float  # since the first frame; never goes back
+    timestamp_s: float  # of the source, since its first frame; never goes back
+    captured_s: float = 0.0  # when it came out of the decoder, on the clock `solo_edge.video.clock.now`
 
 
 class Source(Closing):
