@@ -33,6 +33,7 @@ from solo_edge.preprocess import Preprocess
 __all__ = [
     "HOW_TO_BUILD",
     "MANIFEST",
+    "MAX_BATCH",
     "MODEL_FILES",
     "OUTPUTS",
     "REBUILD",
@@ -63,6 +64,7 @@ Graph = Literal["network", "full"]
 DataType = Literal["float32", "int64"]
 
 SCHEMA = 1
+MAX_BATCH = 64  # cameras at one engine; more is a slip of the finger
 MANIFEST = "manifest.json"
 MAX_MANIFEST_BYTES = 4 << 20  # thousands of classes fit; a file that only looks like one does not
 MODEL_FILES: dict[Backend, str] = {
@@ -153,6 +155,7 @@ class Manifest:
     measured: Measurement | None
     files: dict[str, FileRecord]
     quantization: Quantization | None = None  # of INT8 engines
+    batch: int = 1  # images that go through the network at once
 
     @property
     def model_file(self) -> str:
@@ -325,9 +328,13 @@ def _check(manifest: Manifest, path: Path, model_file: str) -> None:
     digest = manifest.preprocess.digest
     require(manifest.preprocess_digest == digest, "preprocess_digest", f"must be {digest!r}")
     require(manifest.grids == grids_of(manifest.model), "grids", "contradicts the field 'model'")
-    inputs, outputs = describe_tensors(manifest.model, manifest.graph, manifest.postprocess)
-    require(manifest.inputs == inputs, "inputs", "contradicts the fields 'model' and 'graph'")
-    require(manifest.outputs == outputs, "outputs", "contradicts the fields 'model' and 'graph'")
+    require(1 <= manifest.batch <= MAX_BATCH, "batch", f"must be from 1 to {MAX_BATCH}")
+    inputs, outputs = describe_tensors(
+        manifest.model, manifest.graph, manifest.postprocess, manifest.batch
+    )
+    sources = "contradicts the fields 'model', 'graph' and 'batch'"
+    require(manifest.inputs == inputs, "inputs", sources)
+    require(manifest.outputs == outputs, "outputs", sources)
     for name, record in manifest.files.items():
         field = f"files.{name}"
         inside = re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}", name) is not None

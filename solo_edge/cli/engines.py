@@ -9,7 +9,7 @@ from pathlib import Path
 from solo_edge.cli.arguments import add_model, add_out
 from solo_edge.cli.console import note
 from solo_edge.cli.int8 import add_int8_options, int8_options
-from solo_edge.cli.parser import Command, CommandParser, config_values, one_of
+from solo_edge.cli.parser import Command, CommandParser, config_values, one_of, positive
 from solo_edge.cli.portable import add_portable_option, finish_portable, write_portable
 from solo_edge.cli.tensorrt_options import add_tensorrt_options, tensorrt_build
 from solo_edge.cli.thresholds import POSTPROCESS_HELP
@@ -22,7 +22,7 @@ BACKENDS = ("auto", "openvino", "onnxruntime", "torch", "tensorrt")
 PRECISIONS = ("fp32", "bf16", "fp16", "int8")
 GRAPHS = ("network", "full")
 # None on the command line: a portable folder, which has decided all this, must not be told again.
-DEFAULTS = {"backend": "auto", "precision": "fp32", "graph": "network"}
+DEFAULTS = {"backend": "auto", "precision": "fp32", "graph": "network", "batch": 1}
 
 
 def _build_arguments(parser: CommandParser) -> None:
@@ -51,6 +51,12 @@ def _build_arguments(parser: CommandParser) -> None:
         metavar="|".join(GRAPHS),
         help="full: post-processing is part of the graph, for other programs (default: network)",
     )
+    parser.add_argument(
+        "--batch",
+        type=positive,
+        metavar="N",
+        help="images that go through the network at once, for N cameras at one engine (default: 1)",
+    )
     add_portable_option(parser)
     add_int8_options(parser)
     parser.add_config(PostprocessConfig, POSTPROCESS_HELP, "thresholds stored in the engine")
@@ -74,6 +80,7 @@ def _build(values: argparse.Namespace) -> None:
             backend=values.backend,
             precision=values.precision,
             graph=values.graph,
+            batch=values.batch,
             **int8,
             **tensorrt,
             report=note,

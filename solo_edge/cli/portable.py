@@ -16,7 +16,7 @@ from solo_edge.portable_folder import GRAPH, finishing_command, is_portable
 __all__ = ["add_portable_option", "finish_portable", "write_portable"]
 
 # Decided when the portable folder was made; thresholds as well.
-DECIDED = ("portable", "precision", "graph", "calib", "eval", "allow_unlike", "no_retry")
+DECIDED = ("portable", "precision", "graph", "batch", "calib", "eval", "allow_unlike", "no_retry")
 
 
 def add_portable_option(parser: CommandParser) -> None:
@@ -38,6 +38,9 @@ def write_portable(values: argparse.Namespace) -> bool:
     if values.backend not in ("auto", "tensorrt"):
         what = f"--portable is for TensorRT, and the backend is {values.backend}"
         raise UsageError(what, fix="use --backend tensorrt")
+    if values.batch != 1:
+        fix = "leave --batch out, or build the engine on the device itself"
+        raise UsageError("portable folders are for one image at a time", fix=fix)
     if given := config_values(TensorRTOptions, values):
         what = f"{_option(next(iter(given)))} is for the build on the device"
         raise UsageError(what, fix="give it there, together with the portable folder")

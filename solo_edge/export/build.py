@@ -20,6 +20,7 @@ from solo_edge.errors import ResourceError, SoloEdgeError, UsageError, did_you_m
 from solo_edge.export.model_files import Accept, ModelRequest, write_model_files
 from solo_edge.files import sha256_of
 from solo_edge.manifest import (
+    MAX_BATCH,
     SCHEMA,
     Backend,
     Graph,
@@ -87,6 +88,7 @@ def build_engine(
     backend: str = "auto",
     precision: str = "fp32",
     graph: str = "network",
+    batch: int = 1,
     ranges: str | Path | None = None,
     accept: Accept | None = None,
     tensorrt: TensorRTOptions | None = None,
@@ -105,6 +107,7 @@ def build_engine(
         backend: one of `AUTO_ORDER`, or "auto": the first of them that works here.
         precision: "fp32", "fp16", "bf16" or "int8"; `PRECISIONS` says which backend has which.
         graph: "network", with post-processing outside, or "full", with all of it in the graph.
+        batch: images that go through the network at once, one for each camera that shares the engine.
         ranges: for int8, a file of `solo-edge calibrate`.
         accept: for int8, decides which layers stay in float, or raises; without it, those that the
             ranges exclude do.
@@ -127,6 +130,8 @@ def build_engine(
     kind: Precision = one_of("precision", precision, get_args(Precision))
     if one_of("backend", backend, ("auto", *AUTO_ORDER)) != "auto":
         check_precision(backend, kind)
+    if not 1 <= batch <= MAX_BATCH:
+        raise UsageError(f"batch must be from 1 to {MAX_BATCH}, got {batch}", fix="change it")
     if tensorrt is not None:
         if backend != "tensorrt":
             what = f"the backend is {backend}, and TensorRT's options were given"
@@ -152,6 +157,7 @@ def build_engine(
             precision=kind,
             graph=wanted,
             config=config,
+            batch=batch,
             ranges=None if ranges is None else Path(ranges),
             accept=accept,
             tensorrt=tensorrt,
@@ -273,7 +279,7 @@ def describe(
 ) -> Manifest:
     """The manifest of an engine of that name, but for its files and what was measured."""
     graph, config = request.graph, request.config
-    inputs, outputs = describe_tensors(loaded.config, graph, config)
+    inputs, outputs = describe_tensors(loaded.config, graph, config, request.batch)
     return Manifest(
         schema=SCHEMA,
         name=name,
@@ -294,6 +300,7 @@ def describe(
         checkpoint_sha256=sha256_of(checkpoint_file),
         measured=None,
         files={},
+        batch=request.batch,
     )
 
 

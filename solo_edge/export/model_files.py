@@ -40,6 +40,7 @@ class ModelRequest:
     precision: Precision
     graph: Graph
     config: PostprocessConfig
+    batch: int = 1  # images for each run
     ranges: Path | None = None  # of int8
     accept: Accept | None = None  # decides which layers of an INT8 engine stay in float
     tensorrt: TensorRTOptions | None = None
@@ -121,6 +122,7 @@ def _export(path: Path, loaded: Checkpoint, request: ModelRequest, with_plugins:
         graph="network" if with_plugins else request.graph,
         precision=types,
         postprocess_config=request.config,
+        batch=request.batch,
     )
 
 
@@ -204,7 +206,7 @@ def _add_plugins(path: Path, loaded: Checkpoint, request: ModelRequest) -> None:
     from solo_edge.runtime.cuda_driver import open_cuda
     from solo_edge.runtime.tensorrt_runner import import_tensorrt
 
-    spec = write_plugin_graph(path, path, loaded.config, request.config)
+    spec = write_plugin_graph(path, path, loaded.config, request.config, batch=request.batch)
     driver = open_cuda()
     driver.close()
     target = plugin_target(driver.compute_capability)
@@ -217,6 +219,9 @@ def _build_plan(onnx_path: Path, path: Path, loaded: Checkpoint, request: ModelR
 
     build_plan(onnx_path, path, request.tensorrt, progress=request.progress)
     if request.graph == "full":
+        return
+    if request.batch > 1:
+        request.report("batch above 1: frames are prepared and finished on the CPU")
         return
     if importlib.util.find_spec("triton") is None:
         request.report(

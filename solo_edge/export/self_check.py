@@ -80,7 +80,9 @@ def make_image(size: tuple[int, int], seed: int = 0) -> NDArray[np.uint8]:
 def check_runner(
     runner: Runner, model: SOLOv2, precision: Precision, config: PostprocessConfig, where: Path
 ) -> Agreement:
-    """Run a network or full graph and `model` on the same image and compare.
+    """Run a network or full graph and `model` on the same images and compare.
+
+    Of a batch the first and the last place are compared, which hold different images.
 
     Args:
         precision: what the runner was built for; decides how far it may be off.
@@ -96,15 +98,31 @@ def check_runner(
         for seed in range(TEST_IMAGES)
     ]
     if any(spec.name == "category_scores" for spec in runner.outputs):
-        return _check_network(runner, model, images[0], tolerance, where)
+        return _check_network(runner, model, images, tolerance, where)
     return _check_full(runner, model, config, images, tolerance, where)
 
 
+def _batch_of(runner: Runner, images: list[NDArray[np.float32]]) -> NDArray[np.float32]:
+    """The runner's input, filled with the images in turn."""
+    size = runner.inputs[0].shape[0]
+    return np.concatenate([images[i % len(images)] for i in range(size)])
+
+
 def _check_network(
-    runner: Runner, model: SOLOv2, image: NDArray[np.float32], tolerance: Tolerance, where: Path
+    runner: Runner,
+    model: SOLOv2,
+    images: list[NDArray[np.float32]],
+    tolerance: Tolerance,
+    where: Path,
 ) -> Agreement:
-    found = runner.infer({"image": image})
-    return Agreement(*compare_network(found, network_outputs(model, image), tolerance, where))
+    batch = _batch_of(runner, images)
+    found = runner.infer({"image": batch})
+    errors = []
+    for place in {0, len(batch) - 1}:
+        image = slice(place, place + 1)
+        here = {name: values[image] for name, values in found.items()}
+        errors.append(compare_network(here, network_outputs(model, batch[image]), tolerance, where))
+    return Agreement(*(max(each) for each in zip(*errors, strict=True)))
 
 
 def network_outputs(model: SOLOv2, image: NDArray[np.float32]) -> NetworkOutputs:
@@ -128,13 +146,19 @@ def _check_full(
     with torch.inference_mode():
         tensors = [[x[0].numpy() for x in graph(torch.from_numpy(image))] for image in images]
     best = max(range(len(images)), key=lambda i: int(tensors[i][3]))
-    found = runner.infer({"image": images[best]})
+    order = [best, *(i for i in range(len(images)) if i != best)]
+    batch = _batch_of(runner, [images[i] for i in order])
+    found = runner.infer({"image": batch})
     require_finite(found, where)
-    here = _Slots(*(found[name][0] for name in ("labels", "scores", "masks", "valid_count")))
-    there = _Slots(*tensors[best])
-    clear, matched = compare_instances(
-        here.found(config), there.found(config), config, tolerance, where
-    )
+    counts = []
+    for place in {0, len(batch) - 1}:
+        names = ("labels", "scores", "masks", "valid_count")
+        here = _Slots(*(found[name][place] for name in names))
+        there = _Slots(*tensors[order[place % len(order)]])
+        counts.append(
+            compare_instances(here.found(config), there.found(config), config, tolerance, where)
+        )
+    clear, matched = (sum(each) for each in zip(*counts, strict=True))
     return Agreement(instances=clear, matched=matched)
 
 

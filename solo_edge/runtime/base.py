@@ -42,7 +42,7 @@ class FrameRunner(Protocol):
     """What takes frames as they come and does everything up to the instances itself.
 
     Results are in memory that is used again `depth` frames later. Frames are collected in the order
-    in which they were submitted.
+    in which they were submitted; one thread may submit while another collects.
     """
 
     depth: int  # frames that may be under way at once
@@ -70,6 +70,7 @@ class Runner(Closing):
     fallback: Precision | None = (
         None  # what it computes in, if this machine lacks what was asked for
     )
+    lasting: bool = False  # results stay as they are while `infer` is called once more
     frames: FrameRunner | None = None  # where frames need not pass through the host's preprocessing
 
     def infer(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
@@ -79,7 +80,8 @@ class Runner(Closing):
             inputs: an array of the right shape and type for every name in `self.inputs`.
 
         Returns:
-            An array for every name in `self.outputs`. The next call may overwrite it: copy what must last.
+            An array for every name in `self.outputs`. The next call may overwrite it, or if the runner is
+            `lasting` the one after that: copy what must last.
 
         Raises:
             ValueError: a missing or unknown name, a wrong shape or type.

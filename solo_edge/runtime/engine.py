@@ -5,9 +5,10 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,7 +34,18 @@ from solo_edge.postprocess import instances_from_slots, postprocess_arrays
 from solo_edge.preprocess import Geometry, Preprocess, check_image
 from solo_edge.runtime.base import FrameResult, FrameRunner, Runner, StageTimes, check_tensors
 
-__all__ = ["Engine", "StageTimes", "load_engine", "open_predictor", "open_runner"]
+__all__ = ["Engine", "StageTimes", "Started", "load_engine", "open_predictor", "open_runner"]
+
+Image = NDArray[np.uint8]  # [H, W, 3] RGB
+
+
+class Started(NamedTuple):
+    """Images that went through the network, or are on their way, and are not finished yet."""
+
+    geometries: tuple[Geometry, ...]
+    outputs: dict[str, NDArray[Any]] | None  # of the network; None while a device works on it
+    preprocess_ms: float  # of all images together, like the next
+    network_ms: float
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -55,11 +67,16 @@ class Engine(Closing):
     cell_strides: NDArray[np.float32]  # [T]
     manifest: Manifest | None = None  # None when made straight from a checkpoint
 
-    def __call__(self, image: NDArray[np.uint8]) -> Instances:
+    def __call__(self, image: Image) -> Instances:
         """The instances in `image`, [H, W, 3] uint8 RGB of any size, best first."""
         return self.run(image)[0]
 
-    def run(self, image: NDArray[np.uint8]) -> tuple[Instances, StageTimes]:
+    @property
+    def batch_size(self) -> int:
+        """Images that go through the network at once."""
+        return self.runner.inputs[0].shape[0]
+
+    def run(self, image: Image) -> tuple[Instances, StageTimes]:
         """The instances in `image`, [H, W, 3] uint8 RGB, and how long each stage took.
 
         Rendering the masks is not part of it: that happens when they are asked for.
@@ -76,27 +93,64 @@ class Engine(Closing):
             first, second, _ = on_device
             # What the device did not spend on those, the host and the way back took.
             return found, StageTimes(first, second, max(total_ms - first - second, 0.0))
-        prepared, geometry = self.preprocess(image)
-        prepared_at = time.perf_counter()
-        outputs = self.runner.infer({"image": prepared[np.newaxis]})
-        inferred_at = time.perf_counter()
-        found = self._instances(outputs, geometry)
-        end = time.perf_counter()
-        times = (prepared_at - start, inferred_at - prepared_at, end - inferred_at)
-        return found, StageTimes(*(1000.0 * seconds for seconds in times))
+        return self.finish(self.start([image]))[0]
 
-    def run_all(
-        self, images: Iterable[NDArray[np.uint8]]
-    ) -> Iterator[tuple[Instances, StageTimes]]:
+    def start(self, images: Sequence[Image]) -> Started:
+        """Send images through the network: the first half of `run`, for up to `batch_size` images.
+
+        `finish` may run in another thread than `start`. What is returned has to be finished before the
+        call after the next one.
+
+        Raises:
+            ValueError: no image, more than `batch_size`, or one that is not [H, W, 3] uint8.
+        """
+        if not 1 <= len(images) <= self.batch_size:
+            raise ValueError(f"the engine takes 1 to {self.batch_size} images, got {len(images)}")
+        geometries = tuple(self._geometry(image) for image in images)
+        if self.runner.frames is not None:
+            self.runner.frames.submit(images[0], geometries[0])
+            return Started(geometries, None, 0.0, 0.0)
+        begin = time.perf_counter()
+        batch = self._prepare(images)
+        prepared = time.perf_counter()
+        outputs = self.runner.infer({"image": batch})
+        if not self.runner.lasting:
+            outputs = {name: values.copy() for name, values in outputs.items()}
+        inferred = time.perf_counter()
+        times = (1000.0 * (prepared - begin), 1000.0 * (inferred - prepared))
+        return Started(geometries, outputs, *times)
+
+    def finish(self, started: Started) -> list[tuple[Instances, StageTimes]]:
+        """The instances in each image that `start` was given, in that order: the second half of `run`.
+
+        The times of preprocessing and network are the batch's, divided by its images.
+        """
+        if started.outputs is None:
+            assert self.runner.frames is not None
+            return [self._collect(self.runner.frames, started.geometries[0])]
+        count = len(started.geometries)
+        shared = started.preprocess_ms / count, started.network_ms / count
+        results = []
+        for i, geometry in enumerate(started.geometries):
+            begin = time.perf_counter()
+            found = self._instances(started.outputs, i, geometry)
+            times = StageTimes(*shared, 1000.0 * (time.perf_counter() - begin))
+            results.append((found, times))
+        return results
+
+    def run_all(self, images: Iterable[Image]) -> Iterator[tuple[Instances, StageTimes]]:
         """As `run` for one image after the other, for throughput.
 
-        Where the runner can, the next image is on its way while one is worked on; a result is given
-        out when the image after it has been sent. The times are those of the stages themselves, which
-        overlap. Call nothing else of the engine until the last result is out.
+        Where the runner can, the next image is on its way while one is worked on, and `batch_size`
+        images go through the network together; a result may be given out only when images after it
+        have been taken. The times are those of the stages themselves, which may overlap. Call
+        nothing else of the engine until the last result is out.
         """
+        images = iter(images)
         frames = self.runner.frames
         if frames is None:
-            yield from map(self.run, images)
+            while batch := list(islice(images, self.batch_size)):
+                yield from self.finish(self.start(batch))
             return
         under_way: deque[Geometry] = deque()
         try:
@@ -111,11 +165,21 @@ class Engine(Closing):
         finally:
             frames.discard()  # whoever stops early leaves none behind for the next call
 
+    def _prepare(self, images: Sequence[Image]) -> NDArray[np.float32]:
+        """The network's input, [B, 3, H, W]; where images are missing, it is padding."""
+        if self.batch_size == 1:
+            return self.preprocess(images[0])[0][np.newaxis]
+        height, width = self.preprocess.input_size
+        batch = np.zeros((self.batch_size, height, width, 3), dtype=np.float32)
+        for place, image in zip(batch, images, strict=False):
+            place[:] = self.preprocess(image)[0].transpose(1, 2, 0)
+        return batch.transpose(0, 3, 1, 2)
+
     def _collect(self, frames: FrameRunner, geometry: Geometry) -> tuple[Instances, StageTimes]:
         result, times = frames.collect()
         return self._from_frame(result, geometry), times
 
-    def _geometry(self, image: NDArray[np.uint8]) -> Geometry:
+    def _geometry(self, image: Image) -> Geometry:
         check_image(image)
         return self.preprocess.geometry((image.shape[0], image.shape[1]))
 
@@ -126,16 +190,17 @@ class Engine(Closing):
             labels, result.scores, result.probabilities, count, config, geometry, names
         )
 
-    def _instances(self, outputs: dict[str, NDArray[Any]], geometry: Geometry) -> Instances:
+    def _instances(self, outputs: dict[str, NDArray[Any]], i: int, geometry: Geometry) -> Instances:
+        """Those in image i of a batch."""
         config, names = self.postprocess_config, self.class_names
         if self.graph == "full":
-            labels, scores, masks = (outputs[name][0] for name in ("labels", "scores", "masks"))
-            count = int(outputs["valid_count"][0])
+            labels, scores, masks = (outputs[name][i] for name in ("labels", "scores", "masks"))
+            count = int(outputs["valid_count"][i])
             return instances_from_slots(labels, scores, masks, count, config, geometry, names)
         return postprocess_arrays(
-            outputs["category_scores"][0],
-            outputs["mask_kernels"][0],
-            outputs["mask_features"][0],
+            outputs["category_scores"][i],
+            outputs["mask_kernels"][i],
+            outputs["mask_features"][i],
             self.cell_strides,
             config,
             geometry,
@@ -171,7 +236,7 @@ def load_engine(path: str | Path, *, threads: int | None = None, **thresholds: A
         fix = "build it again with these thresholds, or with --graph network"
         raise UsageError(what, where=folder, fix=fix)
     runner = open_runner(folder, manifest, config, threads)
-    inputs, outputs = describe_tensors(manifest.model, manifest.graph, config)
+    inputs, outputs = describe_tensors(manifest.model, manifest.graph, config, manifest.batch)
     try:
         check_tensors("input", inputs, runner.inputs, folder)
         check_tensors("output", outputs, runner.outputs, folder)
@@ -217,6 +282,7 @@ def open_runner(
         graph=manifest.graph,
         precision=manifest.precision,
         config=config,
+        batch=manifest.batch,
         threads=threads,
     )
 

@@ -83,7 +83,8 @@ def why_not(content: KernelFolder, config: PostprocessConfig) -> str:
 class FramePipeline:
     """Buffers, kernels and graphs for frames of any size. A `FrameRunner`.
 
-    Make it inside `with driver.active():`. Its memory is the driver's. Not for several threads at once.
+    Make it inside `with driver.active():`. Its memory is the driver's. One thread may submit while
+    another collects.
 
     Args:
         network: runs between the kernels.
@@ -184,9 +185,11 @@ class FramePipeline:
         if not self._under_way:
             raise RuntimeError("no frame is under way")
         slot = self._under_way.popleft()
-        self._idle.append(slot)
-        with self._driver.active():
-            return slot.download(self._max_instances), slot.times()
+        try:
+            with self._driver.active():
+                return slot.download(self._max_instances), slot.times()
+        finally:  # only now: another thread may be waiting for it to submit a frame
+            self._idle.append(slot)
 
     def _compute(self, slot: _Slot) -> None:
         driver = self._driver

@@ -53,6 +53,7 @@ class OnnxRunner(Runner):
             raise ArtifactError(what, where=path, fix=REBUILD) from error
         self.inputs = tuple(map(_spec, self._session.get_inputs()))
         self.outputs = tuple(map(_spec, self._session.get_outputs()))
+        self.lasting = True  # every run makes new arrays
         self._names = [spec.name for spec in self.outputs]
 
     def _infer(self, inputs: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:

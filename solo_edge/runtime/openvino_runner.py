@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import deque
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,9 @@ class OpenVINORunner(Runner):
         except RuntimeError as error:
             what = f"OpenVINO cannot load this file ({error})"
             raise ArtifactError(what, where=path, fix=REBUILD) from error
-        self._request = compiled.create_infer_request()
+        # Two take turns, so that what one found can be worked on while the other computes.
+        self._requests = deque(compiled.create_infer_request() for _ in range(2))
+        self.lasting = True
         swapped = self._channels_last
         self.inputs = tuple(_spec(port, swapped and _is_map(port)) for port in compiled.inputs)
         self.outputs = tuple(_spec(port, swapped and _is_map(port)) for port in compiled.outputs)
@@ -66,7 +69,8 @@ class OpenVINORunner(Runner):
         if self._channels_last:
             inputs = {name: value.transpose(0, 2, 3, 1) for name, value in inputs.items()}
         # Without copies: the arrays of the result are the request's own memory.
-        found = self._request.infer(inputs, share_inputs=True, share_outputs=True)
+        self._requests.rotate()
+        found = self._requests[0].infer(inputs, share_inputs=True, share_outputs=True)
         outputs = {spec.name: found[i] for i, spec in enumerate(self.outputs)}
         if self._channels_last:
             name = "mask_features"
@@ -74,7 +78,7 @@ class OpenVINORunner(Runner):
         return outputs
 
     def close(self) -> None:
-        self.__dict__.pop("_request", None)
+        self.__dict__.pop("_requests", None)
 
 
 def _keep_channels_last(openvino: Any, model: Any) -> bool:

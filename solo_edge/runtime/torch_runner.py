@@ -51,6 +51,7 @@ class TorchRunner(Runner):
         graph: "network" or "full".
         precision: "fp32", "bf16", or on a GPU "fp16".
         config: thresholds of the full graph.
+        batch: images for each run.
         threads: CPU threads of PyTorch, for the whole process; None leaves them as they are.
 
     Raises:
@@ -64,6 +65,7 @@ class TorchRunner(Runner):
         graph: Graph = "network",
         precision: Precision = "fp32",
         config: PostprocessConfig | None = None,
+        batch: int = 1,
         threads: int | None = None,
     ):
         import torch
@@ -77,7 +79,8 @@ class TorchRunner(Runner):
         if threads is not None:
             torch.set_num_threads(threads)
         config = config or PostprocessConfig()
-        self.inputs, self.outputs = describe_tensors(model.config, graph, config)
+        self.inputs, self.outputs = describe_tensors(model.config, graph, config, batch)
+        self.lasting = self.device.type == "cpu"
         self._module = graph_module(model, graph, precision, config).to(self.device)
         self._host: dict[TensorSpec, torch.Tensor] = {}
         self._replay: Callable[[], Sequence[torch.Tensor]] | None = None

@@ -109,7 +109,7 @@ def exported(lively_model, tmp_path_factory: pytest.TempPathFactory):
 def reuse_exports(exported, monkeypatch: pytest.MonkeyPatch) -> None:
     """Engines built in the test take their ONNX file from `exported`; build them from `lively_checkpoint`."""
 
-    def export(model, path, *, graph, precision, postprocess_config):
+    def export(model, path, *, graph, precision, postprocess_config, batch):
         shutil.copy(exported(graph, precision, postprocess_config), path)
 
     monkeypatch.setattr("solo_edge.export.onnx.export_onnx", export)

@@ -90,7 +90,7 @@ def full(lively_checkpoint, exported, tmp_path_factory):
     """A portable folder of the graph full."""
     pytest.importorskip("onnxruntime")
 
-    def export(model, path, *, graph, precision, postprocess_config):
+    def export(model, path, *, graph, precision, postprocess_config, batch):
         shutil.copy(exported(graph, precision, postprocess_config), path)
 
     folder = tmp_path_factory.mktemp("portable") / "scenes.portable"

@@ -33,7 +33,7 @@ def engines(lively_checkpoint, exported, tmp_path_factory):
     folder = tmp_path_factory.mktemp("engines")
     patch = pytest.MonkeyPatch()
 
-    def export(model, path, *, graph, precision, postprocess_config):
+    def export(model, path, *, graph, precision, postprocess_config, batch):
         path.write_bytes(exported(graph, precision, postprocess_config).read_bytes())
 
     patch.setattr("solo_edge.export.onnx.export_onnx", export)

@@ -135,6 +135,26 @@ def test_one_frame_after_the_other(make):
         assert min(times) > 0
 
 
+def test_a_frame_that_is_collected_in_another_thread_keeps_its_memory(make, monkeypatch):
+    pipeline, _, _ = make()
+    pipeline.submit(frame(5), geometry(frame(5)))
+    pipeline.submit(frame(9), geometry(frame(9)))
+    slot = pipeline._under_way[0]
+    download = slot.download
+
+    def submit_meanwhile(count):
+        with pytest.raises(RuntimeError, match="collect one first"):
+            pipeline.submit(frame(200), geometry(frame(200)))
+        return download(count)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(slot, "download", submit_meanwhile)
+        check(pipeline.collect()[0], 5)
+    pipeline.submit(frame(20), geometry(frame(20)))
+    check(pipeline.collect()[0], 9)
+    check(pipeline.collect()[0], 20)
+
+
 def test_a_frame_is_one_copy_up_one_graph_and_two_copies_down(make):
     pipeline, driver, simulated = make()
     for value in (3, 4, 5):  # each slot has captured its graph

@@ -98,7 +98,7 @@ def test_a_missing_package_is_named(backend, exported, monkeypatch):
 
 
 def hint(runner):
-    compiled = runner._request.get_compiled_model()
+    compiled = runner._requests[0].get_compiled_model()
     return compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
 
 
@@ -130,7 +130,7 @@ def test_bf16_falls_back_to_fp32_with_a_warning(exported, monkeypatch, caplog):
 def test_threads_are_obeyed(exported):
     pytest.importorskip("openvino")
     with OpenVINORunner(exported(), threads=1) as runner:
-        compiled = runner._request.get_compiled_model()
+        compiled = runner._requests[0].get_compiled_model()
         assert compiled.get_property("INFERENCE_NUM_THREADS") == 1
     with OnnxRunner(exported(), threads=1) as runner:
         assert runner._session.get_session_options().intra_op_num_threads == 1
