@@ -30,6 +30,9 @@ __all__ = [
     "VideoWriter",
     "check_output",
     "letterbox",
+    "muxer_options",
+    "set_up_encoder",
+    "working_encoder",
     "write_image",
 ]
 
@@ -82,7 +85,7 @@ class VideoWriter(Closing):
         with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             path.open("wb").close()  # tells a missing permission better than FFmpeg
-        self._container = self._av.open(f"file:{path}", "w", options=_muxer_options(path))
+        self._container = self._av.open(f"file:{path}", "w", options=muxer_options(path))
         try:
             self._container.metadata["comment"] = MARK
             self._stream = self._add_stream()
@@ -126,9 +129,9 @@ class VideoWriter(Closing):
                 self.path.unlink(missing_ok=True)
 
     def _add_stream(self) -> Any:
-        name, options = _working_encoder(self.size)
+        name, options = working_encoder(self.size)
         stream = self._container.add_stream(name, options=options)
-        _set_up(stream, self.size)
+        set_up_encoder(stream, self.size)
         rate = Fraction(self._fps).limit_denominator(1001)
         stream.codec_context.framerate = rate
         stream.codec_context.gop_size = max(1, round(self._fps))  # a place to jump to every second
@@ -297,7 +300,8 @@ def _is_ours(path: Path) -> bool:
     return False
 
 
-def _muxer_options(path: Path) -> dict[str, str]:
+def muxer_options(path: Path) -> dict[str, str]:
+    """Of FFmpeg, for a file that is playable up to the last piece whenever the program is killed."""
     if path.suffix.lower() == ".mkv":
         return {"flush_packets": "1", "cluster_time_limit": str(round(1e3 * PIECE_S))}
     return {
@@ -307,14 +311,14 @@ def _muxer_options(path: Path) -> dict[str, str]:
     }
 
 
-def _working_encoder(size: tuple[int, int]) -> tuple[str, dict[str, str]]:
+def working_encoder(size: tuple[int, int]) -> tuple[str, dict[str, str]]:
     """The first encoder that opens: some are listed but need hardware that is not there."""
     av = import_av()
     for name, options in ENCODERS:
         try:
             context = av.CodecContext.create(name, "w")
             context.options = options
-            _set_up(context, size)
+            set_up_encoder(context, size)
             context.open()
         except (av.error.FFmpegError, ValueError):
             continue
@@ -323,7 +327,7 @@ def _working_encoder(size: tuple[int, int]) -> tuple[str, dict[str, str]]:
     raise ResourceError("this PyAV has no encoder for H.264 or MPEG-4", fix=fix)
 
 
-def _set_up(stream: Any, size: tuple[int, int]) -> None:
+def set_up_encoder(stream: Any, size: tuple[int, int]) -> None:
     """Size, pixel format and clock of a video stream or codec context."""
     stream.height, stream.width = size
     stream.pix_fmt = "yuv420p"
