@@ -48,6 +48,10 @@ def decode(kind: Any, value: Any, field: str = "") -> Any:
         if not abs(number) < 1e300:  # NaN and infinity are no JSON, but Python reads them
             raise FieldError(f"manifest field {field!r} must be a finite number")
         return number
+    if kind is bool:
+        if type(value) is not bool:
+            raise FieldError(f"manifest field {field!r} must be true or false, got {_shown(value)}")
+        return value
     what = {int: "a whole number", str: "a text"}[kind]
     return _of_type(kind, value, field, what)
 

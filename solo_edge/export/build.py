@@ -143,8 +143,8 @@ def build_engine(
     with engine_folder(out) as folder, tempfile.TemporaryDirectory(prefix="build-") as scratch:
         # Only now: loading PyTorch takes seconds, which a mistyped option need not wait for.
         from solo_edge.checkpoint import find_checkpoint
-        from solo_edge.export.self_check import check_runner
-        from solo_edge.runtime.engine import open_runner
+        from solo_edge.export.self_check import check_frames, check_runner
+        from solo_edge.runtime.engine import load_engine
         from solo_edge.runtime.torch_runner import open_checkpoint
 
         loaded = open_checkpoint(checkpoint)
@@ -180,9 +180,12 @@ def build_engine(
             files=record_files(folder),
         )
         write_manifest(folder, manifest)
-        with open_runner(folder, manifest, config, None) as runner:
-            agreement = check_runner(runner, loaded.model, kind, config, out)
+        with load_engine(folder) as engine:
+            agreement = check_runner(engine.runner, loaded.model, kind, config, out)
+            on_device = check_frames(engine, out)
         say(f"self-check: {agreement}")
+        if on_device is not None:
+            say(f"self-check: {on_device} instances found by the device's kernels as by the host's")
         if agreement.instances == 0:
             say(
                 "self-check: the model finds nothing in the test images; only the shapes were compared"

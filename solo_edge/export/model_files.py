@@ -22,6 +22,7 @@ from solo_edge.manifest import (
 )
 
 if TYPE_CHECKING:
+    from solo_edge.calibration.ranges import Ranges
     from solo_edge.checkpoint import Checkpoint
     from solo_edge.export.int8 import Int8Build, Verdict
     from solo_edge.export.tensorrt_progress import Progress
@@ -98,9 +99,14 @@ def write_graph(
         Others: as for `write_model_files`, which also says what comes back.
     """
     exported = scratch / "exported.onnx"
+    ranges = None
+    if request.ranges is not None:  # before the export, which takes its time
+        from solo_edge.export.int8 import read_fitting_ranges
+
+        ranges = read_fitting_ranges(request.ranges, checkpoint_file, loaded)
     _export(exported, loaded, request, with_plugins)
-    if request.ranges is not None:
-        build = _int8_build(exported, scratch, checkpoint_file, loaded, request, with_plugins)
+    if ranges is not None:
+        build = _int8_build(exported, scratch, ranges, loaded, request, with_plugins)
         return _quantise(path, build, request.accept)
     from solo_edge.export.group_norm import suit_file
 
@@ -129,19 +135,18 @@ def _export(path: Path, loaded: Checkpoint, request: ModelRequest, with_plugins:
 def _int8_build(
     exported: Path,
     scratch: Path,
-    checkpoint_file: Path,
+    ranges: Ranges,
     loaded: Checkpoint,
     request: ModelRequest,
     with_plugins: bool,
 ) -> Int8Build:
-    from solo_edge.export.int8 import Int8Build, cpu_opener, read_fitting_ranges
+    from solo_edge.export.int8 import Int8Build, cpu_opener
 
-    assert request.ranges is not None
     # A plan for each candidate would take minutes: what INT8 costs is measured on the CPU.
     runs_on: Backend = "onnxruntime" if request.backend == "tensorrt" else request.backend
     return Int8Build(
         float_file=exported,
-        ranges=read_fitting_ranges(request.ranges, checkpoint_file, loaded),
+        ranges=ranges,
         checkpoint=loaded,
         graph="network" if with_plugins else request.graph,
         config=request.config,

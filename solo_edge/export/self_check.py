@@ -24,6 +24,7 @@ from solo_edge.manifest import Precision
 from solo_edge.models.solov2 import SOLOv2
 from solo_edge.preprocess import Preprocess
 from solo_edge.runtime.base import Runner
+from solo_edge.runtime.engine import Engine
 from solo_edge.runtime.graphs import FullGraph
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "TOLERANCES",
     "Agreement",
     "Tolerance",
+    "check_frames",
     "check_runner",
     "make_image",
     "network_outputs",
@@ -100,6 +102,32 @@ def check_runner(
     if any(spec.name == "category_scores" for spec in runner.outputs):
         return _check_network(runner, model, images, tolerance, where)
     return _check_full(runner, model, config, images, tolerance, where)
+
+
+def check_frames(engine: Engine, where: Path) -> int | None:
+    """Compare what a device's kernels make of a whole frame with what the host makes of it.
+
+    Returns:
+        How many instances were compared; None where frames do not stay on the device.
+
+    Raises:
+        ArtifactError: they disagree.
+    """
+    if engine.runner.frames is None:
+        return None
+    height, width = engine.preprocess.input_size
+    # Of another size than the input, so that it has to be resized and padded.
+    size = (height * 5 // 4, width * 3 // 4)
+    images = [make_image(size, seed) for seed in range(TEST_IMAGES)]
+    expected = [engine.run_on_host(image) for image in images]
+    best = max(range(len(images)), key=lambda i: len(expected[i]))
+    here, there = (
+        Found(x.labels, x.scores, x.masks) for x in (engine(images[best]), expected[best])
+    )
+    # The network is the same one; only the arithmetic around it differs.
+    tolerance = TOLERANCES["fp32"]
+    clear, _ = compare_instances(here, there, engine.postprocess_config, tolerance, where)
+    return clear
 
 
 def _batch_of(runner: Runner, images: list[NDArray[np.float32]]) -> NDArray[np.float32]:

@@ -95,6 +95,12 @@ class Engine(Closing):
             return found, StageTimes(first, second, max(total_ms - first - second, 0.0))
         return self.finish(self.start([image]))[0]
 
+    def run_on_host(self, image: Image) -> Instances:
+        """As `run`, but nothing except the network on the device: what its kernels are checked against."""
+        geometry = self._geometry(image)
+        outputs = self.runner.infer({"image": self._prepare([image])})
+        return self._instances(outputs, 0, geometry)
+
     def start(self, images: Sequence[Image]) -> Started:
         """Send images through the network: the first half of `run`, for up to `batch_size` images.
 

@@ -80,6 +80,7 @@ def test_the_guilty_layer_is_named_and_stays_in_float(scenes, bad_ranges, tmp_pa
     assert "head.category_convs.1.conv" in lines[-1]
 
 
+@pytest.mark.slow
 def test_without_retry_the_ranking_is_all_there_is(scenes, bad_ranges, tmp_path):
     lines = []
     gate = AccuracyGate(open_dataset(scenes, "val"), 2.0, retry=False, report=lines.append)
@@ -151,6 +152,7 @@ def test_matched_iou_by_hand():
     assert matched_iou([unsure, result(1, 1, two)], [result(1, 1, two, 0.1)]) == 1
 
 
+@pytest.mark.slow
 def test_sensitivity_calibrates_with_a_folder_itself(scenes, tmp_path):
     words = ["sensitivity", MODEL, "--calib", scenes, "--eval", scenes, "--ap-layers", "1"]
     words += ["--max-images", "2", "-o", tmp_path / "report.json"]

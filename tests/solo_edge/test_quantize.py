@@ -39,6 +39,7 @@ def test_an_int8_engine_finds_what_the_float_engine_finds(scenes, ranges, tmp_pa
         assert len(engine(np.asarray(Image.open(next((scenes / "val").iterdir()))))) > 0
 
 
+@pytest.mark.slow
 def test_calibration_is_the_same_every_time(scenes, ranges, tmp_path):
     again = calibrate(MODEL, open_dataset(scenes, "train"), tmp_path / "r.json", images=36)
     assert again.read_bytes() == ranges.read_bytes()

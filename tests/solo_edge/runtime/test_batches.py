@@ -148,6 +148,7 @@ def test_an_impossible_batch_is_refused(lively_checkpoint, tmp_path, batch):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_int8_comes_in_batches_too(scenes, ranges, tmp_path):
     import solo_edge
     from solo_edge.images import read_image

@@ -18,6 +18,7 @@ import pytest
 
 from solo_edge.data.synthetic.scene import render_scene
 from solo_edge.errors import ArtifactError, ResourceError
+from solo_edge.export.self_check import check_frames
 from solo_edge.kernels.aot_folder import KERNELS_FILE
 from solo_edge.manifest import MANIFEST, read_manifest, record_files, verify, write_manifest
 from solo_edge.runtime.engine import load_engine
@@ -132,6 +133,23 @@ def test_whoever_stops_early_leaves_nothing_behind(engine, images, expected):
         next(results)
         results.close()
         assert_same(loaded(images[1]), expected[1])
+
+
+def test_the_self_check_compares_the_devices_kernels_with_the_host(engine, images, monkeypatch):
+    from solo_edge.export import self_check
+
+    monkeypatch.setattr(self_check, "TEST_IMAGES", 1)
+    monkeypatch.setattr(self_check, "make_image", lambda size, seed: images[seed])
+    with load_engine(engine, **EVERYWHERE) as loaded:
+        assert check_frames(loaded, engine) > 0
+        # As if the preprocessing kernel mixed up the colours.
+        device = loaded.runner.frames
+        segment = device.segment
+        monkeypatch.setattr(
+            device, "segment", lambda image, geometry: segment(image[:, :, ::-1] // 2, geometry)
+        )
+        with pytest.raises(ArtifactError, match="disagrees"):
+            check_frames(loaded, engine)
 
 
 def test_plain_network_outputs_stay_available(engine, demo_engine, images):
