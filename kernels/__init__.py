@@ -17,6 +17,7 @@ from solo_edge.kernels.matrix_nms import (
     matrix_nms,
     matrix_nms_packed,
 )
+from solo_edge.kernels.overlay import draw_overlay
 from solo_edge.kernels.postprocess import postprocess
 from solo_edge.kernels.preprocess import preprocess
 from solo_edge.kernels.render import render_masks
@@ -27,6 +28,7 @@ __all__ = [
     "InstanceSlots",
     "PackedMasks",
     "available_backends",
+    "draw_overlay",
     "dynamic_conv",
     "dynamic_conv_pack",
     "mask_iou",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import subprocess
 import tempfile
@@ -22,6 +23,7 @@ from solo_edge.kernels.aot import (
     triton_tool,
 )
 from solo_edge.kernels.aot_targets import PORTABLE, Target
+from solo_edge.kernels.overlay import OverlaySizes, overlay_plan
 from solo_edge.kernels.plan import (
     Plan,
     Sizes,
@@ -150,6 +152,13 @@ def gate_plans(sizes: Sizes, tiles: Tiles | None = None) -> tuple[Plan, ...]:
     rendered = RenderSizes(
         sizes.batch, sizes.max_instances, sizes.height, sizes.width, *RENDERED_SIZE
     )
+    drawn = OverlaySizes(
+        sizes.max_instances,
+        sizes.height,
+        sizes.width,
+        *RENDERED_SIZE,
+        frame_bytes=3 * math.prod(RENDERED_SIZE),
+    )
     frame = FrameSizes(4 * sizes.height, 4 * sizes.width)
     colours = {"pixel_mean": (123.675, 116.28, 103.53), "pixel_std": (58.395, 57.12, 57.375)}
     return (
@@ -166,6 +175,7 @@ def gate_plans(sizes: Sizes, tiles: Tiles | None = None) -> tuple[Plan, ...]:
             render_plan(rendered, chosen, mask_threshold=0.5, exact=exact, packed=packed)
             for exact, packed in ((True, False), (True, True), (False, False))
         ),
+        overlay_plan(drawn, chosen, alpha=0.5, mask_threshold=0.5, thickness=2),
     )
 
 

@@ -25,6 +25,7 @@ from solo_edge.kernels.host_bits import (
     unpack_masks,
 )
 from solo_edge.kernels.host_nms import decay_best_first, overlaps
+from solo_edge.kernels.host_overlay import draw_overlay
 from solo_edge.kernels.host_preprocess import preprocess
 from solo_edge.kernels.host_render import render_masks
 from solo_edge.kernels.results import MAX_SCORE, Candidates, InstanceSlots, PackedMasks
@@ -36,6 +37,7 @@ __all__ = [
     "best_candidates",
     "best_instances",
     "decay_best_first",
+    "draw_overlay",
     "dynamic_conv",
     "dynamic_conv_pack",
     "dynamic_masks",

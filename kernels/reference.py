@@ -14,12 +14,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from solo_edge.kernels.reference_overlay import draw_overlay
 from solo_edge.kernels.reference_preprocess import preprocess
 from solo_edge.kernels.reference_render import render_masks
 from solo_edge.kernels.results import MAX_SCORE, Candidates, InstanceSlots, PackedMasks
 
 __all__ = [
     "decay_factors",
+    "draw_overlay",
     "dynamic_conv",
     "dynamic_conv_pack",
     "mask_iou",

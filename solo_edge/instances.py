@@ -140,6 +140,11 @@ class Instances:
         """[N, h, w] at stride 4 of the network's input; None if the masks came as pixels. Not a copy."""
         return self._source.probabilities if isinstance(self._source, LazyMasks) else None
 
+    @property
+    def lazy_masks(self) -> LazyMasks | None:
+        """The masks before they are rendered; None if they came as pixels."""
+        return self._source if isinstance(self._source, LazyMasks) else None
+
     @cached_property
     def masks(self) -> NDArray[np.bool_]:
         """[N, H, W] bool. Rendered at the first use and kept; `regions` needs less memory."""
@@ -244,10 +249,16 @@ class Instances:
         return results
 
     def draw(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """A copy of `image` [H, W, 3] uint8 RGB with masks, boxes and names; see `solo_edge.draw`."""
+        """A copy of `image` [H, W, 3] uint8 RGB with masks and names; see `solo_edge.draw`."""
         from solo_edge.draw import draw_instances
 
         return draw_instances(image, self)
+
+    def to_supervision(self) -> Any:
+        """The same as `supervision.Detections`; see `solo_edge.draw.to_supervision`."""
+        from solo_edge.draw import to_supervision
+
+        return to_supervision(self)
 
 
 def _rows(index: Any) -> Any:

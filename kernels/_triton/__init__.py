@@ -28,6 +28,7 @@ KERNEL_MODULES = {
     "highest_overlaps_kernel": "unzeroed",
     "mask_boxes_kernel": "render",
     "render_masks_kernel": "render",
+    "draw_overlay_kernel": "overlay",
 }
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from solo_edge.kernels import reference
 from solo_edge.kernels._triton.launch import run_plan
+from solo_edge.kernels.overlay import OverlaySizes, overlay_plan
 from solo_edge.kernels.plan import (
     MAX_SLOTS,
     Decay,
@@ -39,6 +40,7 @@ from solo_edge.kernels.results import Candidates, InstanceSlots, PackedMasks
 from solo_edge.kernels.tiles import Tiles, load_tiles
 
 __all__ = [
+    "draw_overlay",
     "dynamic_conv",
     "dynamic_conv_pack",
     "mask_iou",
@@ -248,12 +250,8 @@ def preprocess(
     dtype: DataType,
 ) -> Tensor:
     """[H, W, 3] uint8 -> [1, 3, height, width] of `dtype`."""
+    flat, row_bytes = _bytes_in_memory(frame)
     height, width = frame.shape[:2]
-    if frame.stride()[1:] != (3, 1) or frame.stride(0) < 3 * width:
-        frame = frame.contiguous()
-    row_bytes = frame.stride(0)
-    # The bytes as they lie in memory, with the gaps between rows.
-    flat = frame.as_strided(((height - 1) * row_bytes + 3 * width,), (1,))
     layout = frame_layout((height, width), row_bytes, resized_size, bgr=bgr)
     plan = preprocess_plan(
         FrameSizes(*input_size, len(flat)),
@@ -263,6 +261,49 @@ def preprocess(
         dtype=dtype,
     )
     return run_plan(plan, {"frame": flat, "layout": _on_device(layout, frame.device)})["image"]
+
+
+def draw_overlay(
+    frame: Tensor,
+    probabilities: Tensor,
+    valid_count: Tensor,
+    colors: Tensor,
+    *,
+    resized_size: tuple[int, int],
+    alpha: float,
+    mask_threshold: float,
+    thickness: int,
+) -> Tensor:
+    """[H, W, 3] uint8, [M, h, w], [1], [M, 3] uint8 -> [H, W, 3] uint8."""
+    if len(probabilities) == 0:
+        return frame.clone(memory_format=torch.contiguous_format)
+    flat, row_bytes = _bytes_in_memory(frame)
+    height, width = frame.shape[:2]
+    count, low_height, low_width = probabilities.shape
+    plan = overlay_plan(
+        OverlaySizes(count, low_height, low_width, height, width, len(flat)),
+        tiles_for(frame.device),
+        alpha=alpha,
+        mask_threshold=mask_threshold,
+        thickness=thickness,
+    )
+    inputs = {
+        "frame": flat,
+        "layout": _on_device((height, width, row_bytes, *resized_size), frame.device),
+        "probabilities": probabilities.float(),
+        "valid_count": valid_count.to(torch.int32),
+        "colors": colors,
+    }
+    return run_plan(plan, inputs)["drawn"]
+
+
+def _bytes_in_memory(frame: Tensor) -> tuple[Tensor, int]:
+    """The bytes of [H, W, 3] as they lie, with the gaps between rows, and from row to row."""
+    height, width = frame.shape[:2]
+    if frame.stride()[1:] != (3, 1) or frame.stride(0) < 3 * width:
+        frame = frame.contiguous()
+    row_bytes = frame.stride(0)
+    return frame.as_strided(((height - 1) * row_bytes + 3 * width,), (1,)), row_bytes
 
 
 @lru_cache(maxsize=64)  # a camera's frames have one size, and a copy to the device would wait

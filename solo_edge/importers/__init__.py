@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from solo_edge.importers import official
+from solo_edge.importers.convert import Choices, Imported, import_model
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from solo_edge.config import ModelConfig
 
-__all__ = ["import_weights"]
+__all__ = ["Choices", "Imported", "import_model", "import_weights"]
 
 
 def import_weights(
@@ -23,12 +23,5 @@ def import_weights(
     Raises:
         ArtifactError: the keys belong to no layout that we know, or some are missing or left over.
     """
-    if official.recognises(tensors):
-        return official.convert(tensors, where)
-    from solo_edge.errors import ArtifactError
-
-    raise ArtifactError(
-        "no checkpoint layout that we know (ours, or the authors' WXinlong/SOLO)",
-        where=where,
-        fix="check that it is a SOLOv2 checkpoint saved as safetensors",
-    )
+    imported = import_model(tensors, where)
+    return imported.config, imported.weights

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["COCO_CATEGORY_IDS", "COCO_CLASS_NAMES"]
+__all__ = ["COCO_CATEGORY_IDS", "COCO_CLASS_NAMES", "category_ids", "default_names"]
 
 # fmt: off
 COCO_CLASS_NAMES: tuple[str, ...] = (
@@ -19,3 +19,15 @@ COCO_CLASS_NAMES: tuple[str, ...] = (
 # fmt: on
 _UNUSED_IDS = {12, 26, 29, 30, 45, 66, 68, 69, 71, 83}
 COCO_CATEGORY_IDS: tuple[int, ...] = tuple(i for i in range(1, 91) if i not in _UNUSED_IDS)
+
+
+def default_names(count: int) -> tuple[str, ...]:
+    """Names for a checkpoint that carries none: COCO's where there are 80 of them."""
+    if count == len(COCO_CLASS_NAMES):
+        return COCO_CLASS_NAMES
+    return tuple(f"class {i}" for i in range(count))
+
+
+def category_ids(names: tuple[str, ...]) -> tuple[int, ...]:
+    """The category id of each class: COCO's own for COCO's classes, else counted from 1."""
+    return COCO_CATEGORY_IDS if names == COCO_CLASS_NAMES else tuple(range(1, len(names) + 1))

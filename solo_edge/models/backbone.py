@@ -14,10 +14,16 @@ STRIDES = (4, 8, 16, 32)
 
 
 class Backbone(nn.Module):
-    """C2..C5 of a timm model, with random weights."""
+    """C2..C5 of a timm model, with random weights.
 
-    def __init__(self, name: str):
+    Args:
+        stride_in_1x1: ResNet bottlenecks halve the map in their first 1x1 convolution instead of the
+            3x3 one, as in the first (Caffe) ResNets and in detectron2's default.
+    """
+
+    def __init__(self, name: str, *, stride_in_1x1: bool = False):
         super().__init__()
+        self.name = name
         import timm
 
         if not timm.is_model(name):
@@ -34,9 +40,24 @@ class Backbone(nn.Module):
             body = timm.create_model(
                 name, pretrained=False, features_only=True, out_indices=indices
             )
+        if stride_in_1x1 and not _move_strides(body):
+            fix = "set stride_in_1x1=False, or choose a ResNet of 50 layers or more"
+            raise UsageError(f"backbone {name!r} has no bottlenecks with a stride", fix=fix)
         self.body: nn.Module = body
         self.channels: tuple[int, ...] = tuple(body.feature_info.channels())
 
     def forward(self, images: Tensor) -> list[Tensor]:
         features: list[Tensor] = self.body(images)
         return features
+
+
+def _move_strides(body: nn.Module) -> int:
+    """From the 3x3 to the first 1x1 convolution of each bottleneck; how many had a stride."""
+    from timm.models.resnet import Bottleneck
+
+    moved = 0
+    for block in body.modules():
+        if isinstance(block, Bottleneck) and block.conv2.stride != (1, 1):
+            block.conv1.stride, block.conv2.stride = block.conv2.stride, (1, 1)
+            moved += 1
+    return moved

@@ -30,7 +30,7 @@ class SOLOv2(nn.Module):
     def __init__(self, config: ModelConfig):
         super().__init__()
         self.config = config
-        self.backbone = Backbone(config.backbone)
+        self.backbone = Backbone(config.backbone, stride_in_1x1=config.stride_in_1x1)
         self.fpn = FPN(self.backbone.channels, config.fpn_channels)
         self.head = SOLOv2Head(config)
         self.mask_feature_branch = MaskFeatureBranch(config)
