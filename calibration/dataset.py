@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from solo_edge.calibration.fingerprint import NEAR, distance, fingerprint
 from solo_edge.calibration.folder import ImageFolder
 from solo_edge.data.coco import CocoDataset
+from solo_edge.data.fingerprint import NEAR, distance, fingerprint
 from solo_edge.errors import DataError
 from solo_edge.files import sha256_of
 

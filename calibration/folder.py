@@ -9,7 +9,8 @@ from typing import NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-from solo_edge.data.coco import ROBOFLOW_FILE, CocoDataset, open_dataset
+from solo_edge.data.coco import CocoDataset, open_dataset
+from solo_edge.data.formats import find_format
 from solo_edge.errors import ResourceError, UsageError
 from solo_edge.images import list_images, read_image
 
@@ -70,8 +71,7 @@ def open_images(path: Path, split: str) -> CocoDataset | ImageFolder:
 
     Raises: as `solo_edge.data.coco.open_dataset` and `ImageFolder`.
     """
-    patterns = ("*.json", "annotations/*.json", f"*/{ROBOFLOW_FILE}")
-    if path.is_dir() and not any(any(path.glob(pattern)) for pattern in patterns):
+    if path.is_dir() and find_format(path) is None:
         return ImageFolder(path)
     return open_dataset(path, split)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import glob
+import io
 import os
 import re
 import stat
@@ -16,6 +17,7 @@ import struct
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
@@ -26,7 +28,19 @@ from PIL.TiffImagePlugin import TiffImageFile
 
 from solo_edge.errors import DataError, ResourceError, SoloEdgeError, UsageError
 
-__all__ = ["IMAGE_SUFFIXES", "MAX_PIXELS", "image_size", "list_images", "read_image"]
+__all__ = [
+    "IMAGE_SUFFIXES",
+    "MAX_PIXELS",
+    "ImageHeader",
+    "TooLargeError",
+    "decode_image",
+    "image_size",
+    "list_images",
+    "read_header",
+    "read_image",
+    "read_values",
+    "unturned",
+]
 
 MAX_PIXELS = 100_000_000
 IMAGE_SUFFIXES = (
@@ -39,6 +53,20 @@ FORMATS = (
     "JPEG", "MPO", "PNG", "BMP", "DIB", "GIF", "TIFF", "WEBP", "PPM", "JPEG2000", "AVIF",
 )  # fmt: skip
 ORIENTATION = 274  # EXIF tag; 1 is upright, 5 to 8 swap width and height
+
+
+class TooLargeError(DataError):
+    """An image with too many pixels, refused by its header."""
+
+
+@dataclass(frozen=True)
+class ImageHeader:
+    """What an image file says of itself before it is decoded."""
+
+    size: tuple[int, int]  # (height, width) as displayed
+    orientation: int  # EXIF: 1 is upright, 5 to 8 swap width and height
+    mode: str  # Pillow's: "RGB", "L", "CMYK", "I;16", ...
+    format: str  # Pillow's: "JPEG", "PNG", ...
 
 
 def read_image(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
@@ -59,15 +87,26 @@ def read_image(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> NDArray[np.
     """
     path = Path(path)
     with _open(path, max_pixels) as image:
-        image.load()
-        # Pillow turns a TIFF upright when it loads it, and nothing else. Only after loading are the
-        # EXIF data known that a PNG has at its end.
-        orientation = 1 if isinstance(image, TiffImageFile) else _orientation(image)
-        return _upright(_to_rgb(image, path), orientation)
+        return _pixels(image, path)
+
+
+def decode_image(
+    content: bytes, name: str | Path, *, max_pixels: int = MAX_PIXELS
+) -> NDArray[np.uint8]:
+    """As `read_image`, of an image file that is in memory; `name` stands for it in errors."""
+    with _errors(Path(name)), _quiet_pillow():
+        image = _identify(io.BytesIO(content), Path(name), empty=not content)
+        _check_size(image, Path(name), max_pixels)
+        return _pixels(image, Path(name))
 
 
 def image_size(path: str | Path) -> tuple[int, int]:
-    """(height, width) of the upright image, without decoding it.
+    """(height, width) of the upright image, without decoding it; raises as `read_image`."""
+    return read_header(path).size
+
+
+def read_header(path: str | Path) -> ImageHeader:
+    """What the file says of itself, without decoding it.
 
     Only a PNG whose metadata stand behind its pixels is decoded.
 
@@ -81,7 +120,25 @@ def image_size(path: str | Path) -> tuple[int, int]:
             width, height = image.tag_v2[256], image.tag_v2[257]
         if image.format == "PNG" and not _ends_with_pixels(path):
             image.load()
-        return (width, height) if _orientation(image) >= 5 else (height, width)
+        orientation = _orientation(image)
+        size = (width, height) if orientation >= 5 else (height, width)
+        return ImageHeader(size, orientation, image.mode, image.format or "")
+
+
+def read_values(path: str | Path) -> NDArray[np.int64]:
+    """The stored numbers of an image of labels, one for each pixel, [H, W]; raises as `read_image`.
+
+    Gray values and palette indices as they are; of a colour, red * 65536 + green * 256 + blue.
+    Transparency is dropped, and no orientation applied.
+    """
+    path = Path(path)
+    with _open(path, MAX_PIXELS) as image:
+        if image.mode in ("LA", "La"):
+            image = image.convert("L")
+        elif image.mode not in ("1", "L", "P", "I", "RGB") and not image.mode.startswith("I;16"):
+            image = image.convert("RGB")
+        values = np.asarray(image).astype(np.int64)
+        return values if values.ndim == 2 else values @ np.array([1 << 16, 1 << 8, 1])
 
 
 def list_images(source: str | Path) -> list[Path]:
@@ -166,19 +223,16 @@ def _existing_file(path: Path) -> Path:
 def _open(path: Path, max_pixels: int) -> Iterator[Image.Image]:
     """The opened, not yet decoded image; whatever goes wrong in the block is told as our errors."""
     _existing_file(path)
+    with _errors(path), path.open("rb") as file, _quiet_pillow():
+        image = _identify(file, path, empty=os.fstat(file.fileno()).st_size == 0)
+        _check_size(image, path, max_pixels)
+        yield image
+
+
+@contextmanager
+def _errors(path: Path) -> Iterator[None]:
     try:
-        with path.open("rb") as file, _quiet_pillow():
-            image = _identify(file, path)
-            width, height = image.size
-            if width < 1 or height < 1:
-                raise DataError(f"has a size of {width} x {height}", where=path, fix=REPLACE)
-            if width * height > max_pixels:
-                raise DataError(
-                    f"{width} x {height} pixels are more than {max_pixels / 1e6:g} million",
-                    where=path,
-                    fix="make the image smaller",
-                )
-            yield image
+        yield
     except SoloEdgeError:
         raise
     except PermissionError:
@@ -189,7 +243,7 @@ def _open(path: Path, max_pixels: int) -> Iterator[Image.Image]:
         raise ResourceError("not enough memory for this image", where=path, fix=fix) from None
     except Image.DecompressionBombError:
         fix = "make the image smaller"
-        raise DataError("has far too many pixels", where=path, fix=fix) from None
+        raise TooLargeError("has far too many pixels", where=path, fix=fix) from None
     except Exception as error:
         # A damaged file can make Pillow's readers raise almost anything: OSError, SyntaxError,
         # struct.error, KeyError, OverflowError, zlib.error ...
@@ -200,13 +254,30 @@ def _open(path: Path, max_pixels: int) -> Iterator[Image.Image]:
 REPLACE = "replace or remove it"
 
 
-def _identify(file: IO[bytes], path: Path) -> Image.Image:
+def _check_size(image: Image.Image, path: Path, max_pixels: int) -> None:
+    width, height = image.size
+    if width < 1 or height < 1:
+        raise DataError(f"has a size of {width} x {height}", where=path, fix=REPLACE)
+    if width * height > max_pixels:
+        what = f"{width} x {height} pixels are more than {max_pixels / 1e6:g} million"
+        raise TooLargeError(what, where=path, fix="make the image smaller")
+
+
+def _pixels(image: Image.Image, path: Path) -> NDArray[np.uint8]:
+    """The decoded image, upright."""
+    image.load()
+    # Pillow turns a TIFF upright when it loads it, and nothing else. Only after loading are the
+    # EXIF data known that a PNG has at its end.
+    orientation = 1 if isinstance(image, TiffImageFile) else _orientation(image)
+    return _upright(_to_rgb(image, path), orientation)
+
+
+def _identify(file: IO[bytes], path: Path, *, empty: bool) -> Image.Image:
     Image.init()
     known = [name for name in FORMATS if name in Image.OPEN]  # depends on how Pillow was built
     try:
         return Image.open(file, formats=known)
     except UnidentifiedImageError:
-        empty = os.fstat(file.fileno()).st_size == 0
         what = "the file is empty" if empty else "not an image of a known kind"
         raise DataError(what, where=path, fix=REPLACE) from None
 
@@ -252,6 +323,15 @@ def _upright(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
     if orientation in (2, 3, 6, 7):
         pixels = pixels[:, ::-1]
     return np.ascontiguousarray(pixels)
+
+
+def unturned(upright: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
+    """The pixels [H, W, 3] as the file holds them, of an upright image of EXIF orientation 5 to 8."""
+    if orientation in (7, 8):
+        upright = upright[::-1]
+    if orientation in (6, 7):
+        upright = upright[:, ::-1]
+    return np.ascontiguousarray(upright.transpose(1, 0, 2))
 
 
 def _to_rgb(image: Image.Image, path: Path) -> NDArray[np.uint8]:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from solo_edge.config import ModelConfig
 
-__all__ = ["Targets", "assign_targets", "center_of_mass", "quarter_masks"]
+__all__ = ["Targets", "assign_targets", "center_of_mass", "claimed_cells", "quarter_masks"]
 
 
 @dataclass(frozen=True)
@@ -38,15 +38,28 @@ def assign_targets(
     inclusive). It claims the cells touched by a region of `center_scale` times its box around the
     centre, at most one cell away from the centre's cell: 3 x 3 cells.
     """
-    input_height, input_width = masks.shape[1:]
+    visible = np.asarray(masks.any(axis=(1, 2)))
+    cells, owners = claimed_cells(center_of_mass(masks), boxes, visible, masks.shape[1:], config)
     category = np.full(config.num_cells, config.num_classes, dtype=np.int64)
+    # Assignment keeps the last write, as in the reference.
+    category[cells] = labels[owners]
+    return Targets(category, cells, owners, quarter_masks(masks))
+
+
+def claimed_cells(
+    centers: NDArray[np.float64],  # [N, 2] x, y
+    boxes: NDArray[np.float32],  # [N, 4] xyxy
+    visible: NDArray[np.bool_],  # [N] whether the mask has a pixel
+    input_size: tuple[int, ...],  # height, width
+    config: ModelConfig,
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """(cell, instance) of every claim, level by level, see `assign_targets`: [P] and [P]."""
+    input_height, input_width = input_size
     cells: list[NDArray[np.int64]] = []
     owners: list[NDArray[np.int64]] = []
     sizes = boxes[:, 2:] - boxes[:, :2]  # width, height
     scales = np.sqrt(np.maximum(sizes[:, 0] * sizes[:, 1], 0))
     half = 0.5 * config.center_scale * sizes
-    visible = masks.any(axis=(1, 2))
-    centers = center_of_mass(masks)
     # The reference divides by the size of the mask features times 4: the padded input.
     extent = np.array([-(-input_width // 4) * 4, -(-input_height // 4) * 4], dtype=np.float64)
     first_cell = 0
@@ -68,12 +81,10 @@ def assign_targets(
         inside = (rows <= last[:, 1, None, None]) & (columns <= last[:, 0, None, None])
         owner, row, column = np.nonzero(inside)
         index = first_cell + rows[owner, row, 0] * size + columns[owner, 0, column]
-        # Assignment keeps the last write, as in the reference.
-        category[index] = labels[here[owner]]
         cells.append(index)
         owners.append(here[owner])
         first_cell += size * size
-    return Targets(category, np.concatenate(cells), np.concatenate(owners), quarter_masks(masks))
+    return np.concatenate(cells), np.concatenate(owners)
 
 
 def center_of_mass(masks: NDArray[np.uint8]) -> NDArray[np.float64]:

@@ -11,10 +11,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from solo_edge.config import TrainConfig
-from solo_edge.data.masks import GroundTruth, tight_box
+from solo_edge.data.masks import Box, GroundTruth, tight_box
 from solo_edge.preprocess import Preprocess, check_image
 
-__all__ = ["Sample", "plain_sample", "training_sample"]
+__all__ = [
+    "MIN_VISIBLE_PIXELS",
+    "MIN_VISIBLE_SHARE",
+    "Sample",
+    "fitted_truth",
+    "plain_sample",
+    "training_sample",
+]
 
 # An instance that the crop leaves less of than this teaches more about the crop than about it.
 MIN_VISIBLE_PIXELS = 4
@@ -26,6 +33,7 @@ class Sample:
     """One image as the network gets it, with its instances. No mask is empty."""
 
     image: NDArray[np.float32]  # [3, H, W] normalised, padded right and below with 0
+    extent: tuple[int, int]  # height and width of the picture in it; the rest is padding
     masks: NDArray[np.uint8]  # [N, H, W] 0/1
     boxes: NDArray[np.float32]  # [N, 4] left, top, right, bottom (exclusive), tight
     labels: NDArray[np.int64]  # [N] 0-based
@@ -46,7 +54,7 @@ def plain_sample(
     tensor, geometry = preprocess(image)
     window = (0, 0, *geometry.resized_size)
     placed = _place(ground_truth, geometry.resized_size, window, preprocess.input_size, 1, 0.0)
-    return Sample(tensor, *placed, image_id)
+    return Sample(tensor, geometry.resized_size, *placed, image_id)
 
 
 def training_sample(
@@ -56,6 +64,7 @@ def training_sample(
     config: TrainConfig,
     rng: np.random.Generator,
     image_id: int,
+    limit: tuple[int, int] | None = None,
 ) -> Sample:
     """Flipped, scaled, cropped and recoloured at random; all randomness comes from `rng`.
 
@@ -65,6 +74,9 @@ def training_sample(
     1 + x, in this order and contrast around the mean gray; saturation likewise; the hue is turned
     by up to `hue` of the circle. Masks follow the same geometry (nearest neighbour). Instances of
     which less than 4 pixels or less than a tenth remains in view are dropped.
+
+    Args:
+        limit: (height, width) of the window, where the picture gets but a part of the input.
     """
     _check(image, ground_truth)
     # Always the same number of draws: what one option does never changes what another one gets.
@@ -77,7 +89,7 @@ def training_sample(
     fitted = preprocess.geometry((image.shape[0], image.shape[1])).resized_size
     resized = (max(round(fitted[0] * factor), 1), max(round(fitted[1] * factor), 1))
     image = _resize(image, resized)
-    limit = preprocess.input_size
+    limit = preprocess.input_size if limit is None else limit
     height, width = min(resized[0], limit[0]), min(resized[1], limit[1])
     top = int(down * (resized[0] - height + 1))
     left = int(right * (resized[1] - width + 1))
@@ -85,8 +97,9 @@ def training_sample(
 
     image = _recolour(image, config, *(2.0 * draw - 1.0 for draw in colours))
     window = (top, left, height, width)
-    placed = _place(ground_truth, resized, window, limit, MIN_VISIBLE_PIXELS, MIN_VISIBLE_SHARE)
-    return Sample(preprocess.normalise(image), *placed, image_id)
+    least = MIN_VISIBLE_PIXELS, MIN_VISIBLE_SHARE
+    placed = _place(ground_truth, resized, window, preprocess.input_size, *least)
+    return Sample(preprocess.normalise(image), (height, width), *placed, image_id)
 
 
 def _check(image: NDArray[np.uint8], ground_truth: GroundTruth) -> None:
@@ -106,10 +119,37 @@ def _place(
     min_share: float,
 ) -> tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.int64]]:
     """Masks, boxes and labels of the instances that remain in view after resizing and cropping."""
+    kept = _visible(ground_truth, resized_size, window, min_pixels, min_share)
+    masks = np.zeros((len(kept), *input_size), dtype=np.uint8)
+    for plane, (box, inside, _) in zip(masks, kept, strict=True):
+        plane[box[1] : box[3], box[0] : box[2]] = inside
+    return (
+        masks,
+        np.array([box for box, _, _ in kept], dtype=np.float32).reshape(-1, 4),
+        ground_truth.labels[[i for _, _, i in kept]],
+    )
+
+
+def fitted_truth(ground_truth: GroundTruth, preprocess: Preprocess) -> GroundTruth:
+    """The instances as `plain_sample` places them in the input; those without a pixel there are dropped."""
+    size = preprocess.geometry(ground_truth.image_size).resized_size
+    kept = _visible(ground_truth, size, (0, 0, *size), 1, 0.0)
+    regions = [(box, inside, int(ground_truth.labels[i])) for box, inside, i in kept]
+    return GroundTruth.from_regions(preprocess.input_size, regions)
+
+
+def _visible(
+    ground_truth: GroundTruth,
+    resized_size: tuple[int, int],
+    window: tuple[int, int, int, int],
+    min_pixels: int,
+    min_share: float,
+) -> list[tuple[Box, NDArray[np.uint8], int]]:
+    """Box in the window, the mask inside it and index of the instances that remain in view, see `_place`."""
     top, left, height, width = window
     rows = _nearest(ground_truth.image_size[0], resized_size[0])
     columns = _nearest(ground_truth.image_size[1], resized_size[1])
-    kept: list[tuple[tuple[int, int, int, int], NDArray[np.uint8], int]] = []
+    kept: list[tuple[Box, NDArray[np.uint8], int]] = []
     # Which resized rows and columns each box covers: the maps ascend, so a search finds them.
     boxes = ground_truth.boxes.astype(np.int64)
     first_columns, last_columns = np.searchsorted(columns, boxes[:, 0::2]).T
@@ -128,14 +168,7 @@ def _place(
         x, y = max(x0 - left, 0), max(y0 - top, 0)
         inside = seen[box[1] : box[3], box[0] : box[2]]
         kept.append(((x + box[0], y + box[1], x + box[2], y + box[3]), inside, i))
-    masks = np.zeros((len(kept), *input_size), dtype=np.uint8)
-    for plane, (box, inside, _) in zip(masks, kept, strict=True):
-        plane[box[1] : box[3], box[0] : box[2]] = inside
-    return (
-        masks,
-        np.array([box for box, _, _ in kept], dtype=np.float32).reshape(-1, 4),
-        ground_truth.labels[[i for _, _, i in kept]],
-    )
+    return kept
 
 
 def _nearest(size: int, resized: int) -> NDArray[np.int64]:

@@ -1,8 +1,7 @@
-"""Datasets in COCO's format: a folder with annotation files and the images of one or more splits."""
+"""A split of a data set, checked and ready to be read: images and their instances by index."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,61 +9,53 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from solo_edge.data.annotations import (
-    Annotation,
-    AnnotationFile,
-    Defects,
-    ImageRecord,
-    read_annotations,
-)
+from solo_edge.data.annotations import Annotation, AnnotationFile, ImageRecord, parse_content
+from solo_edge.data.defects import Defects, advice
+from solo_edge.data.formats import read_source, require_format
+from solo_edge.data.labelme import embedded_image
 from solo_edge.data.masks import GroundTruth, crop_of_runs, runs_of_counts
-from solo_edge.errors import DataError, UsageError
+from solo_edge.data.source import Source, is_file
+from solo_edge.errors import DataError
 from solo_edge.images import read_image
 
-__all__ = ["CocoDataset", "GroundTruth", "open_dataset"]
-
-# Annotation files that COCO publishes beside those of instances.
-OTHER_TASKS = ("captions_", "image_info_", "panoptic_", "person_keypoints_", "stuff_")
-ROBOFLOW_FILE = "_annotations.coco.json"  # Roboflow's export: one in the folder of each split
-ALIASES = {"val": ("valid", "validation")}
+__all__ = ["CocoDataset", "GroundTruth", "folder_of", "open_dataset"]
 
 
 class CocoDataset:
-    """One split: images and their instances by index, in the annotation file's order.
+    """One split of a data set of any format, in COCO's terms and in the annotation file's order.
 
     Everything but the pixels is checked when it is made.
 
     Args:
-        path: the dataset's folder.
-        split: the name of the part.
-        annotation_path: its annotation file.
-        image_folders: where the `file_name`s may be; the first folder with the first image is it.
+        source: what the reader of its format found.
+        defects: what that found wrong already.
 
     Raises:
-        DataError: the annotations have mistakes or images are missing.
+        DataError: the annotations have errors or images are missing.
     """
 
-    def __init__(
-        self, path: Path, split: str, annotation_path: Path, image_folders: Sequence[Path]
-    ):
-        self.path = path
-        self.split = split
-        self.annotation_path = annotation_path
-        content = read_annotations(annotation_path)
-        self.warnings: list[str] = content.warnings
+    def __init__(self, source: Source, defects: Defects):
+        self.path = source.path
+        self.split = source.split
+        self.annotation_path = source.annotation_path  # the file, or the folder with many of them
+        content = parse_content(source.content, defects)
+        self._records: list[ImageRecord] = content.images
+        self._embedded = source.embedded
+        self.image_folder = folder_of(self._records, source.image_folders)
+        self._check_files(defects)
+        defects.raise_if_errors()
+        self.warnings: list[str] = [*source.notes, *defects.warnings()]
         self.category_ids: tuple[int, ...] = tuple(content.categories)
         self.class_names: tuple[str, ...] = tuple(content.categories.values())
         self.image_ids: list[int] = [record.id for record in content.images]
-        self._records: list[ImageRecord] = content.images
-        self.image_folder = _folder_of(self._records[0], image_folders)
         self._annotations = _by_image(content)
         self._labels = {category: label for label, category in enumerate(self.category_ids)}
-        self._check_files()
 
     def __len__(self) -> int:
         return len(self.image_ids)
 
     def image_path(self, index: int) -> Path:
+        """The file that holds the image: its own, or the LabelMe file that it is embedded in."""
         return self.image_folder / self._records[index].file_name
 
     def image_size(self, index: int) -> tuple[int, int]:
@@ -77,17 +68,20 @@ class CocoDataset:
         Raises:
             DataError: the file is no readable image, or its size is not the annotated one.
         """
-        path = self.image_path(index)
-        image = read_image(path)
+        path, name = self.image_path(index), self._records[index].file_name
+        image = embedded_image(path) if name in self._embedded else read_image(path)
         (height, width), found = self.image_size(index), (image.shape[0], image.shape[1])
         if found != (height, width):
-            swapped = " (width and height swapped: annotated without its EXIF orientation?)"
-            raise DataError(
+            swapped = found == (width, height)
+            what = (
                 f"image {self.image_ids[index]} is annotated as {width} x {height} pixels but"
-                f" {path.name} has {found[1]} x {found[0]}{swapped if found == (width, height) else ''}",
-                where=self.annotation_path,
-                fix="annotate the image as it is, or restore the one that was annotated",
+                f" {path.name} has {found[1]} x {found[0]}"
             )
+            if swapped:
+                what += " (width and height swapped: annotated without its EXIF orientation?)"
+            code = "exif-size-differs" if swapped else "image-size-differs"
+            fix = advice(self.path)
+            raise DataError(f"{what} [{code}]", where=self.annotation_path, fix=fix)
         return image
 
     def ground_truth(self, index: int) -> GroundTruth:
@@ -141,19 +135,18 @@ class CocoDataset:
             ],
         }
 
-    def _check_files(self) -> None:
-        defects = Defects(self.annotation_path)
+    def _check_files(self, defects: Defects) -> None:
         for index, record in enumerate(self._records):
-            if not _is_file(self.image_path(index)):
+            if not is_file(self.image_path(index)):
                 what = f"{record.file_name!r:.200} is not in {self.image_folder}"
-                defects.note(f"image {record.id}", "image file not found", what)
-        defects.raise_if_any("put the missing images there or remove their entries")
+                defects.note("image-missing", "image", record.id, what)
 
 
 def open_dataset(path: Path, split: str) -> CocoDataset:
-    """The part `split` of the dataset in the folder `path`.
+    """The part `split` of the data set in the folder `path`, in whatever format it is.
 
-    Known layouts, for the split "train":
+    COCO's layouts, for the split "train"; docs/data.md has those of LabelMe, YOLO-seg, Pascal VOC and
+    masks as images:
 
         {path}/train.json                              images in {path}/train/
         {path}/annotations/instances_train2017.json    images in {path}/train2017/
@@ -162,55 +155,18 @@ def open_dataset(path: Path, split: str) -> CocoDataset:
 
     Raises:
         UsageError: there is no such folder or split, or several files may be meant.
-        DataError: the annotations have mistakes or images are missing.
+        DataError: the annotations have errors or images are missing.
     """
-    if not path.is_dir():
-        problem = "is not a folder" if path.exists() else "no such folder"
-        raise UsageError(problem, where=path, fix="give the folder that holds the dataset")
-    files = _annotation_files(path)
-    numbered = re.compile(rf"{re.escape(split)}[-_]?\d+")  # "train2017", but not "training"
-    names = [name for name in (split, *ALIASES.get(split, ())) if name in files][:1] or [
-        name for name in files if numbered.fullmatch(name)
-    ]
-    if not names:
-        found = f"there are: {', '.join(files)}" if files else "no annotation files (*.json) found"
-        raise UsageError(f"no split {split!r}", where=path, fix=found)
-    found_files = [file for name in names for file in files[name]]
-    if len(found_files) > 1:
-        listed = ", ".join(str(file.relative_to(path)) for file in found_files)
-        fix = "name one of them exactly" if len(names) > 1 else "keep one of them"
-        raise UsageError(f"split {split!r} may be any of {listed}", where=path, fix=fix)
-    file = found_files[0]
-    beside = [file.parent] if file.name == ROBOFLOW_FILE else []
-    images = path / "images"
-    folders = [path / names[0], path / split, images / names[0], images / split, images, path]
-    return CocoDataset(path, split, file, beside + folders)
+    return CocoDataset(*read_source(require_format(path), split))
 
 
-def _annotation_files(path: Path) -> dict[str, list[Path]]:
-    """Name of a split -> the annotation files that may be meant by it."""
-    files = sorted(path.glob("*.json")) + sorted((path / "annotations").glob("*.json"))
-    found: dict[str, list[Path]] = {}
-    for file in files:
-        if not file.name.startswith((*OTHER_TASKS, ".")):
-            found.setdefault(file.stem.removeprefix("instances_"), []).append(file)
-    for file in sorted(path.glob(f"*/{ROBOFLOW_FILE}")):
-        found.setdefault(file.parent.name, []).append(file)
-    return found
-
-
-def _folder_of(record: ImageRecord, folders: Sequence[Path]) -> Path:
-    holding = [folder for folder in folders if _is_file(folder / record.file_name)]
+def folder_of(records: Sequence[ImageRecord], folders: Sequence[Path]) -> Path:
+    """The first of `folders` with the first image; the likeliest one if it is nowhere."""
+    name = records[0].file_name if records else ""
+    holding = [folder for folder in folders if is_file(folder / name)]
     # Nothing there: name the likeliest place. The last one, the dataset's own folder, always exists.
     existing = [folder for folder in folders[:-1] if folder.is_dir()]
     return [*holding, *existing, *folders][0]
-
-
-def _is_file(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except OSError:  # for example a name that is too long
-        return False
 
 
 def _by_image(content: AnnotationFile) -> list[list[Annotation]]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["GroundTruth", "crop_of_runs", "runs_of_counts", "tight_box"]
+__all__ = ["Box", "GroundTruth", "crop_of_runs", "runs_of_counts", "tight_box"]
 
 Box = tuple[int, int, int, int]  # left, top, right, bottom; right and bottom are exclusive
 

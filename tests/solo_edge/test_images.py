@@ -16,7 +16,16 @@ import pytest
 from PIL import Image
 
 from solo_edge.errors import DataError, SoloEdgeError, UsageError
-from solo_edge.images import image_size, list_images, read_image
+from solo_edge.images import (
+    TooLargeError,
+    decode_image,
+    image_size,
+    list_images,
+    read_header,
+    read_image,
+    read_values,
+    unturned,
+)
 
 RGB = np.random.default_rng(0).integers(0, 256, (13, 17, 3), dtype=np.uint8)
 GRAY = np.arange(13 * 17, dtype=np.uint8).reshape(13, 17)
@@ -377,3 +386,50 @@ def test_nothing_found(tmp_path: Path) -> None:
             list_images(str(tmp_path / source))
         assert isinstance(caught.value, SoloEdgeError)
         assert "\n" not in str(caught.value)
+
+
+def test_images_in_memory_are_read_like_files(tmp_path: Path) -> None:
+    save(tmp_path / "x.png", RGB)
+    content = (tmp_path / "x.png").read_bytes()
+    np.testing.assert_array_equal(decode_image(content, "x"), read_image(tmp_path / "x.png"))
+    for broken, words in (
+        (b"", "the file is empty"),
+        (b"x", "not an image"),
+        (content[:50], "damaged"),
+    ):
+        with pytest.raises(DataError, match=words) as caught:
+            decode_image(broken, "photo 7")
+        assert caught.value.where == "photo 7"
+    with pytest.raises(TooLargeError):
+        decode_image(content, "x", max_pixels=1)
+
+
+def test_headers_say_what_the_pixels_are(tmp_path: Path) -> None:
+    stored = np.arange(4 * 6 * 3, dtype=np.uint8).reshape(4, 6, 3)
+    for orientation in range(1, 9):
+        exif = Image.Exif()
+        exif[274] = orientation
+        Image.fromarray(stored).save(tmp_path / "x.png", exif=exif)
+        header = read_header(tmp_path / "x.png")
+        upright = read_image(tmp_path / "x.png")
+        assert header.size == upright.shape[:2]
+        assert (header.orientation, header.mode, header.format) == (orientation, "RGB", "PNG")
+        if orientation >= 5:
+            np.testing.assert_array_equal(unturned(upright, orientation), stored)
+
+
+def test_values_of_label_images_are_not_colours(tmp_path: Path) -> None:
+    values = np.arange(12, dtype=np.uint8).reshape(3, 4)
+    palette = Image.fromarray(values)
+    palette.putpalette([200] * 768)
+    wide = values.astype(np.uint16) * 5000
+    colours = np.stack([values, values + 1, values + 2], axis=-1)
+    for image, expected in (
+        (Image.fromarray(values), values),
+        (palette, values),
+        (Image.fromarray(wide), wide),
+        (Image.fromarray(values > 5), values > 5),
+        (Image.fromarray(colours), colours @ np.array([65536, 256, 1])),
+    ):
+        image.save(tmp_path / "x.png")
+        np.testing.assert_array_equal(read_values(tmp_path / "x.png"), expected)

@@ -31,6 +31,8 @@ class Scene:
     image: NDArray[np.uint8]  # [H, W, 3] RGB
     masks: NDArray[np.bool_]  # [N, H, W] the visible pixels of each object; they do not overlap
     labels: NDArray[np.int64]  # [N] index into CLASS_NAMES
+    # [N], the same number for the same object in all frames of a film; None for a single picture
+    identities: NDArray[np.int64] | None = None
 
 
 def render_scene(rng: np.random.Generator, size: tuple[int, int] = (256, 256)) -> Scene:

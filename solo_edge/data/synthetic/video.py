@@ -62,6 +62,10 @@ class _Actor:
         tilt = self.wobble * np.sin(cycle + self.phase[2])
         return float(x), float(y), float(self.angle + self.turns * cycle + tilt)
 
+    def passage(self, periods: float) -> int:
+        """How often it has begun to cross the picture by then; always 0 for what stays."""
+        return int(np.floor(periods + self.phase[3])) if self.travel.any() else 0
+
 
 class SceneAnimation:
     """Objects that drift, turn, overlap, enter and leave. Time t and t + `period` show the same.
@@ -99,12 +103,13 @@ class SceneAnimation:
         """The picture at `t` seconds, [H, W, 3] RGB, and what is in it.
 
         The scene's masks hold every object of which a pixel shows, also one that is just entering.
+        What leaves the picture and comes again gets a new identity.
         """
         height, width = self.size
         unit = min(self.size) / 256.0
         canvas = self._table.copy()
-        labels = []
-        for actor in self._actors:
+        labels, identities = [], []
+        for number, actor in enumerate(self._actors):
             x, y, angle = actor.pose(t / self.period % 1.0)
             across, down = x * width, y * height
             reach = actor.length * unit
@@ -122,11 +127,18 @@ class SceneAnimation:
             )
             canvas.lay(sprite, row, column, instance=True)
             labels.append(actor.label)
+            identities.append(number + len(self._actors) * actor.passage(t / self.period))
         grain = np.random.default_rng((self.seed, round(1000.0 * (t % self.period))))
         image = self._camera.shoot(canvas.picture, grain)
         masks = canvas.masks()
         seen = masks.any(axis=(1, 2))
-        return image, Scene(image, masks[seen], np.array(labels, dtype=np.int64)[seen])
+        scene = Scene(
+            image,
+            masks[seen],
+            np.array(labels, dtype=np.int64)[seen],
+            np.array(identities, dtype=np.int64)[seen],
+        )
+        return image, scene
 
 
 def _resident(rng: np.random.Generator, label: int, place: int) -> _Actor:

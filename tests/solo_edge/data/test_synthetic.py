@@ -251,6 +251,35 @@ def test_animation_moves_smoothly_and_objects_come_and_go():
     assert np.abs(near[1] - near[0]).mean() < 0.5 * np.abs(near[2] - near[0]).mean()
 
 
+def test_an_object_keeps_its_identity_until_it_leaves():
+    """From frame to frame the same number is at the same place; who comes again comes as another."""
+    animation = SceneAnimation(2, (96, 96))
+    seen: dict[int, list[float]] = {}
+    previous: dict[int, np.ndarray] = {}
+    for t in np.arange(0.0, 2 * animation.period, 0.2):
+        _, found = animation.frame(t)
+        assert len(set(found.identities.tolist())) == len(found.labels)
+        places = {
+            identity: np.argwhere(mask).mean(axis=0)
+            for identity, mask in zip(found.identities.tolist(), found.masks, strict=True)
+            if mask.sum() > 60
+        }
+        for identity, place in places.items():
+            seen.setdefault(identity, []).append(t)
+            if identity in previous:
+                assert np.linalg.norm(place - previous[identity]) < 16
+        previous = places
+    spans = {identity: times[-1] - times[0] for identity, times in seen.items()}
+    assert sum(span > 1.5 * animation.period for span in spans.values()) == 6  # those that stay
+    crossing = [span for span in spans.values() if span <= 1.5 * animation.period]
+    assert len(crossing) > 3
+    assert max(crossing) < animation.period
+
+
+def test_a_single_picture_has_no_identities():
+    assert scene(0).identities is None
+
+
 def test_video_holds_the_frames_of_the_animation(tmp_path):
     av = pytest.importorskip("av")
     path = tmp_path / "film.mp4"

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
-from solo_edge.calibration.fingerprint import NEAR, distance, fingerprint
+from solo_edge.data.fingerprint import NEAR, distance, fingerprint
 from solo_edge.images import list_images, read_image
 
 
