@@ -18,13 +18,16 @@ from typing import NoReturn
 
 import solo_edge
 from solo_edge.cli import (
+    data,
     engines,
+    importing,
     kernels,
     machine,
     measuring,
     quantizing,
     running,
     sensitivity,
+    streaming,
     training,
 )
 from solo_edge.cli.parser import Command
@@ -35,15 +38,19 @@ __all__ = ["COMMANDS", "main"]
 COMMANDS: dict[str, Command] = {
     command.name: command
     for command in (
+        data.CHECK_DATA,
+        data.SPLIT,
+        data.SUGGEST,
         training.TRAIN,
         measuring.EVALUATE,
         quantizing.CALIBRATE,
         sensitivity.SENSITIVITY,
         engines.BUILD_ENGINE,
         running.PREDICT,
-        running.STREAM,
+        streaming.STREAM,
         measuring.BENCHMARK,
         training.MAKE_DATASET,
+        importing.IMPORT_CHECKPOINT,
         engines.INSPECT,
         kernels.KERNELS,
         machine.DOCTOR,

@@ -39,6 +39,8 @@ def _evaluate(values: argparse.Namespace) -> None:
     if values.json is not None:
         check_writable(values.json)
     dataset = open_dataset(values.data, values.split)
+    for warning in dataset.warnings:
+        note(warning)
     with (
         open_predictor(values.model, **model_options(values)) as predict,
         progress("evaluating") as show,
@@ -82,6 +84,8 @@ def _benchmark(values: argparse.Namespace) -> None:
     from solo_edge.report import HEADER, table_row
 
     dataset = open_dataset(values.data, values.split)
+    for warning in dataset.warnings:
+        note(warning)
     with progress("measuring") as show:
         report = benchmark(
             values.engines,

@@ -22,6 +22,7 @@ __all__ = [
     "one_of",
     "parse_assignments",
     "positive",
+    "positive_number",
     "probability",
 ]
 
@@ -146,6 +147,17 @@ def positive(text: str) -> int:
         value = 0
     if value < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+    return value
+
+
+def positive_number(text: str) -> float:
+    """A converter for `type=`: a number above 0."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0.0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
     return value
 
 

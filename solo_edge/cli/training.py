@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import os
 import sys
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from solo_edge.cli.parser import (
     parse_assignments,
     positive,
 )
-from solo_edge.config import PRESETS, ModelConfig, TrainConfig, from_dict, preset
+from solo_edge.config import AUGMENTATIONS, PRESETS, ModelConfig, TrainConfig, from_dict, preset
 from solo_edge.errors import UsageError
 
 __all__ = ["MAKE_DATASET", "TRAIN"]
@@ -27,13 +28,18 @@ QAT_DEFAULTS = {"epochs": 2, "learning_rate": 1e-5, "amp": False}
 
 TRAIN_HELP = {
     "epochs": "passes over the training images",
-    "batch_size": "images in one step",
+    "batch_size": "images in one step, of all processes together",
     "accumulate": "batches whose gradients are added before a step",
     "optimizer": "optimizer",
     "learning_rate": "highest learning rate",
     "weight_decay": "weight decay",
     "momentum": "momentum of SGD",
     "backbone_lr_scale": "learning rate of the backbone relative to the rest",
+    "layer_decay": "learning rate of each stage of the backbone relative to the next one",
+    "freeze": "what does not learn: none, backbone, fpn, head, mask_feature_branch or the backbone up to a"
+    " stage (backbone:0 is its stem, backbone:4 all of it)",
+    "freeze_epochs": "epochs for which that holds, 0 for the whole run",
+    "batch_norm": "statistics of the images of each process, of all processes, or those of --init",
     "schedule": "how the learning rate falls",
     "milestones": "fractions of the run at which the step schedule divides by 10",
     "warmup_steps": "steps over which the learning rate rises",
@@ -44,14 +50,27 @@ TRAIN_HELP = {
     "focal_weight": "weight of the category loss",
     "focal_alpha": "alpha of the focal loss",
     "focal_gamma": "gamma of the focal loss",
+    "category_loss": "what a positive cell's score learns: 1, or the IoU of the mask it predicts",
+    "lovasz_weight": "weight of the Lovasz hinge loss of the masks, 0 for none",
+    "semantic_weight": "weight of an auxiliary loss: which classes are in a pixel, 0 for none",
+    "distill_category": "weight of the teacher's category scores, with --teacher",
+    "distill_features": "weight of the teacher's mask features, with --teacher",
+    "distill_masks": "weight of the teacher's masks, with --teacher",
     "flip": "probability of a horizontal flip",
     "jitter": "smallest and largest scale relative to the deployed size",
     "brightness": "largest relative change of brightness",
     "contrast": "largest relative change of contrast",
     "saturation": "largest relative change of saturation",
     "hue": "largest shift of hue, in turns of the colour circle",
+    "copy_paste": "probability that instances of another image are pasted in",
+    "mosaic": "probability of a mosaic of four images",
+    "close_mosaic": "last epochs, which have no mosaics",
+    "repeat_threshold": "share of the images below which a class is shown more often, 0 for no class",
     "validate_every": "epochs from one validation to the next",
+    "save_every": "steps (500) or minutes (10m) after which the state is saved within an epoch, 0 for never",
+    "compile": "let torch.compile make the training step faster; the first steps take minutes",
     "workers": "processes that load images, 0 for none",
+    "loader_timeout": "seconds after which an image that is still not loaded is an error",
     "seed": "seed of all random numbers",
     "device": "auto, cpu, cuda or cuda:1",
 }
@@ -88,9 +107,23 @@ def _train_arguments(parser: CommandParser) -> None:
         " defaults to --epochs 2 --learning-rate 1e-5 --no-amp and leaves RUN/ranges.json for build-engine",
     )
     parser.add_argument(
+        "--teacher",
+        type=Path,
+        metavar="CHECKPOINT",
+        help="a larger model of the same classes that the new one learns from as well",
+    )
+    parser.add_argument(
+        "--augmentation",
+        type=one_of("augmentation", AUGMENTATIONS),
+        default="default",
+        metavar="NAME",
+        help=f"values of several options at once: {', '.join(AUGMENTATIONS)} (default: default);"
+        " options given beside it win",
+    )
+    parser.add_argument(
         "--resume",
         action="store_true",
-        help="continue the run in RUN; options not given are those it was started with",
+        help="continue the run in RUN where it was saved last, with the options it was started with",
     )
     parser.add_argument(
         "--set",
@@ -111,7 +144,7 @@ def _train_arguments(parser: CommandParser) -> None:
 
 
 def _train(values: argparse.Namespace) -> None:
-    given = config_values(TrainConfig, values)
+    given = {**AUGMENTATIONS[values.augmentation], **config_values(TrainConfig, values)}
     changes = parse_assignments(values.assignments, ModelConfig)
     if not values.cache_gib >= 0:
         raise UsageError(f"--cache-gib is {values.cache_gib}", fix="it must not be negative")
@@ -145,12 +178,14 @@ def _train(values: argparse.Namespace) -> None:
         config,
         init=values.init,
         qat=values.qat,
+        teacher=values.teacher,
         resume=values.resume,
         cache_bytes=int(values.cache_gib * 2**30),
         report=note,
         show_progress=sys.stderr.isatty(),
     )
-    print(best)
+    if os.environ.get("RANK", "0") == "0":  # the others, if there are any, do not write
+        print(best)
 
 
 def _make_dataset_arguments(parser: CommandParser) -> None:

@@ -1,102 +1,113 @@
-"""Between the thread that captures frames and the one that works on them."""
+"""Between two stages of a stream: a short queue with a lane for each source."""
 
 from __future__ import annotations
 
 import threading
 from collections import deque
+from collections.abc import Callable, Sequence
 from typing import Generic, NamedTuple, TypeVar
 
-__all__ = ["Counts", "FrameBuffer"]
+__all__ = ["FrameBuffer", "Lane"]
 
 Item = TypeVar("Item")
 
 
-class Counts(NamedTuple):
-    """Items by their fate."""
+class Lane(NamedTuple):
+    """How one source is queued."""
 
-    put: int
-    got: int
-    dropped: int
+    depth: int  # items that wait at most
+    newest_only: bool  # a full lane gives up its oldest item; otherwise whoever puts has to wait
+
+
+def _forget(old: Item, new: Item) -> Item:
+    return new
 
 
 class FrameBuffer(Generic[Item]):
-    """A short queue that either keeps everything or only the newest; it counts what went where.
+    """Lanes that fill independently of each other and are emptied in turn.
+
+    Every item that was put is either given out by `get`, or reported to `on_drop` exactly once.
 
     Args:
-        depth: how many items it holds.
-        newest_only: `put` throws the oldest item out of a full buffer instead of waiting for room.
+        lanes: one for each source.
+        on_drop: called with (lane, item) for every item that will not be given out. Runs while the
+            buffer is locked: it must be quick and must not touch the buffer.
+        supersede: makes, of an item that is dropped for want of room and the one after it, what takes
+            the latter's place: whatever must not be lost with the former can be carried over.
     """
 
-    def __init__(self, depth: int, *, newest_only: bool):
-        if depth < 1:
-            raise ValueError(f"depth must be at least 1, got {depth}")
-        self._depth = depth
-        self._newest_only = newest_only
-        self._items: deque[Item] = deque()
+    def __init__(
+        self,
+        lanes: Sequence[Lane],
+        on_drop: Callable[[int, Item], None],
+        supersede: Callable[[Item, Item], Item] = _forget,
+    ):
+        if not lanes or min(lane.depth for lane in lanes) < 1:
+            raise ValueError(f"lanes must hold at least one item each, got {list(lanes)}")
+        self._lanes = tuple(lanes)
+        self._on_drop = on_drop
+        self._supersede = supersede
+        self._items: list[deque[Item]] = [deque() for _ in lanes]
+        self._open = [True] * len(lanes)
+        self._next = 0  # the lane whose turn it is
         self._changed = threading.Condition()
-        self._ended = False
-        self._error: BaseException | None = None
-        self._put = 0
-        self._got = 0
-        self._dropped = 0
 
-    def put(self, item: Item) -> bool:
-        """Add an item. Returns False when nobody will take any more; this one then counts as dropped."""
+    def put(self, lane: int, item: Item) -> bool:
+        """Add an item. Returns False when nobody will take any more; it has been dropped then."""
+        depth, newest_only = self._lanes[lane]
+        waiting = self._items[lane]
         with self._changed:
-            self._put += 1
-            while len(self._items) >= self._depth and not self._ended:
-                if self._newest_only:
-                    self._items.popleft()
-                    self._dropped += 1
-                else:
-                    self._changed.wait()
-            if self._ended:
-                self._dropped += 1
+            if not newest_only:
+                self._changed.wait_for(lambda: len(waiting) < depth or not self._open[lane])
+            if not self._open[lane]:
+                self._on_drop(lane, item)
                 return False
-            self._items.append(item)
+            waiting.append(item)
+            if len(waiting) > depth:
+                oldest = waiting.popleft()
+                waiting[0] = self._supersede(oldest, waiting[0])
+                self._on_drop(lane, oldest)
             self._changed.notify_all()
             return True
 
-    def get(self, timeout_s: float) -> Item | None:
-        """The oldest item; None if none comes in that time, or none will come any more (see `ended`).
+    def get(self, timeout_s: float | None, limit: int = 1) -> list[tuple[int, Item]]:
+        """Up to `limit` items as (lane, item), one of each lane in turn, those of a lane oldest first.
 
-        Raises:
-            The error given to `end`, once the items before it have been taken.
+        Waits only until there is one; the list is empty if none comes in that time (None: however
+        long it takes), or none will come any more (see `ended`).
         """
         with self._changed:
-            self._changed.wait_for(lambda: self._items or self._ended, timeout_s)
-            if self._items:
-                self._got += 1
-                item = self._items.popleft()
+            self._changed.wait_for(lambda: any(self._items) or not any(self._open), timeout_s)
+            taken: list[tuple[int, Item]] = []
+            while len(taken) < limit and any(self._items):
+                lane, self._next = self._next, (self._next + 1) % len(self._lanes)
+                if self._items[lane]:
+                    taken.append((lane, self._items[lane].popleft()))
+            if taken:
                 self._changed.notify_all()
-                return item
-            if self._error is not None:
-                error, self._error = self._error, None
-                raise error
-            return None
-
-    def counts(self) -> Counts:
-        """What went where so far. Once it is discarded, put = got + dropped."""
-        with self._changed:
-            return Counts(self._put, self._got, self._dropped)
+            return taken
 
     @property
     def ended(self) -> bool:
         """Whether `get` has nothing more to give."""
         with self._changed:
-            return self._ended and not self._items and self._error is None
+            return not any(self._items) and not any(self._open)
 
-    def end(self, error: BaseException | None = None) -> None:
-        """Say that nothing more will be put, perhaps because of an error."""
+    def end(self, lane: int | None = None) -> None:
+        """Say that nothing more will be put, into this lane or any."""
         with self._changed:
-            if not self._ended:
-                self._ended, self._error = True, error
-            self._changed.notify_all()
+            self._close(lane)
 
-    def discard(self) -> None:
-        """Say that nothing more will be taken: what is inside counts as dropped."""
+    def discard(self, lane: int | None = None) -> None:
+        """Say that nothing more will be taken, of this lane or any: what waits is dropped."""
         with self._changed:
-            self._ended, self._error = True, None
-            self._dropped += len(self._items)
-            self._items.clear()
-            self._changed.notify_all()
+            for number in self._close(lane):
+                while self._items[number]:
+                    self._on_drop(number, self._items[number].popleft())
+
+    def _close(self, lane: int | None) -> range:
+        lanes = range(len(self._lanes)) if lane is None else range(lane, lane + 1)
+        for number in lanes:
+            self._open[number] = False
+        self._changed.notify_all()
+        return lanes

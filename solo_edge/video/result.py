@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ from solo_edge.video.base import Frame
 from solo_edge.video.states import StateChange
 
 if TYPE_CHECKING:
+    from solo_edge.draw import Shape
     from solo_edge.instances import Instances
 
 __all__ = ["ProcessedFrame", "Sink", "StreamStatus"]
@@ -30,7 +31,8 @@ class ProcessedFrame:
     events: tuple[Mapping[str, Any], ...] = ()  # of zones and lines, ready for JSON
     age_ms: float = 0.0  # from its capture to the start of its inference
     stage_ms: dict[str, float] = field(default_factory=dict)  # by stage, as far as it has come
-    overlay: NDArray[np.uint8] | None = None  # [H, W, 3] RGB with what was found; if a sink wants it
+    overlay: NDArray[np.uint8] | None = None  # [H, W, 3] RGB, all drawn; if a sink wants it
+    shapes: Sequence[Shape] = ()  # zones and lines, for whoever draws
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,7 @@ class StreamStatus:
     frame_count: int | None  # of the source, if it has an end
     latency_ms: float | None  # of the latest frame, from capture to the last sink
     stage_ms: dict[str, float]  # of the latest frame, by stage
+    age_ms: float | None = None  # of the latest frame, from capture to the start of its inference
 
 
 class Sink(Closing):
