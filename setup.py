@@ -31,6 +31,7 @@ TRAIN = [
     "safetensors>=0.4.5",
     "onnx>=1.17",
     "onnxscript>=0.5",
+    "pyyaml>=6",
 ]
 DEVELOP = [
     "pytest>=8",

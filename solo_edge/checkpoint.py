@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,11 +18,18 @@ from solo_edge.config import ModelConfig, from_dict
 from solo_edge.errors import ArtifactError, UsageError
 from solo_edge.files import atomic_file
 from solo_edge.importers import import_weights
-from solo_edge.importers.coco_classes import COCO_CATEGORY_IDS, COCO_CLASS_NAMES
+from solo_edge.importers.coco_classes import category_ids, default_names
 from solo_edge.models.solov2 import SOLOv2
 from solo_edge.preprocess import Preprocess
 
-__all__ = ["Checkpoint", "find_checkpoint", "load_checkpoint", "read_tensors", "save_checkpoint"]
+__all__ = [
+    "Checkpoint",
+    "find_checkpoint",
+    "load_checkpoint",
+    "read_tensors",
+    "save_checkpoint",
+    "write_tensors",
+]
 
 METADATA_KEY = "solo_edge"  # our JSON in the header of the safetensors file
 FORMAT = 1
@@ -60,9 +69,25 @@ def save_checkpoint(
         "metrics": checkpoint.metrics,
         "training": checkpoint.training,
     }
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
+    write_tensors(path, weights, {METADATA_KEY: json.dumps(header)})
+
+
+def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
+    """Write a safetensors file atomically.
+
+    Raises:
+        ResourceError: the disk is full, or another refusal of the operating system.
+    """
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with atomic_file(path) as temporary:
-        safetensors.torch.save_file(tensors, temporary, {METADATA_KEY: json.dumps(header)})
+        try:
+            safetensors.torch.save_file(plain, temporary, metadata)
+        except safetensors.SafetensorError as error:
+            # Its own class hides what the operating system said, but for the number in the text.
+            number = re.search(r"os error (\d+)", str(error))
+            if number is None:
+                raise
+            raise OSError(int(number[1]), os.strerror(int(number[1]))) from error
 
 
 def find_checkpoint(path: Path) -> Path:
@@ -93,7 +118,8 @@ def load_checkpoint(path: Path) -> Checkpoint:
                 raise ValueError("the header contradicts itself or is of a later version")
         else:
             config, tensors = import_weights(tensors, str(path))
-            classes, ids = _foreign_classes(config.num_classes)
+            classes = default_names(config.num_classes)
+            ids = category_ids(classes)
             metrics, training = {}, {"imported_from": path.name}
     except (ValueError, KeyError, TypeError) as error:
         detail = f"key {error} is missing" if isinstance(error, KeyError) else str(error)
@@ -105,20 +131,13 @@ def load_checkpoint(path: Path) -> Checkpoint:
     return Checkpoint(model.eval(), classes, ids, metrics, training)
 
 
-def _foreign_classes(count: int) -> tuple[tuple[str, ...], tuple[int, ...]]:
-    """Names and category ids for a checkpoint that carries none: COCO's where there are 80 of them."""
-    if count == len(COCO_CLASS_NAMES):
-        return COCO_CLASS_NAMES, COCO_CATEGORY_IDS
-    return tuple(f"class {i}" for i in range(count)), tuple(range(1, count + 1))
-
-
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Tensors and string metadata of a safetensors file. Pickles are refused unopened."""
     if path.suffix.lower() in PICKLES:
         raise ArtifactError(
             "pickled checkpoints can run code and are not opened",
             where=path,
-            fix="convert it once where you trust it: safetensors.torch.save_file(state_dict, path)",
+            fix=f"import it once: solo-edge import-checkpoint {path.name} -o NAME.safetensors",
         )
     try:
         with safetensors.safe_open(path, framework="pt") as file:

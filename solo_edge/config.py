@@ -7,13 +7,22 @@ The `solov2-light-*` and `solov2-r50-800` presets are the authors' configuration
 from __future__ import annotations
 
 import dataclasses
+import re
 import typing
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from solo_edge.errors import UsageError, did_you_mean
 
-__all__ = ["PRESETS", "ModelConfig", "PostprocessConfig", "TrainConfig", "from_dict", "preset"]
+__all__ = [
+    "AUGMENTATIONS",
+    "PRESETS",
+    "ModelConfig",
+    "PostprocessConfig",
+    "TrainConfig",
+    "from_dict",
+    "preset",
+]
 
 IMAGENET_MEAN = (123.675, 116.28, 103.53)
 IMAGENET_STD = (58.395, 57.12, 57.375)
@@ -52,6 +61,7 @@ class ModelConfig:
     norm_groups: int = 32
     conv: Literal["standard", "separable", "deformable"] = "standard"
     # "deformable": DCNv2 in the last convolution of category_branch and kernel_branch
+    stride_in_1x1: bool = False  # bottlenecks halve in their first 1x1 convolution (Caffe)
 
     def __post_init__(self) -> None:
         def require(ok: bool, name: str, rule: str) -> None:
@@ -136,13 +146,19 @@ class TrainConfig:
     """One training run. The defaults suit a few hundred to a few thousand images of one's own."""
 
     epochs: int = 36
-    batch_size: int = 8
+    batch_size: int = 8  # of all processes together
     accumulate: int = 1  # batches whose gradients are added before one optimizer step
     optimizer: Literal["sgd", "adamw"] = "adamw"
     learning_rate: float = 1e-3
     weight_decay: float = 0.05
     momentum: float = 0.9  # SGD
     backbone_lr_scale: float = 1.0  # learning rate of the backbone relative to the rest
+    layer_decay: float = 1.0  # and of each of its stages relative to the next one
+    freeze: str = (
+        "none"  # parts that are not trained: "backbone", "backbone:2" (stem, stages 1 and 2)
+    )
+    freeze_epochs: int = 0  # for so many epochs; 0 for the whole run
+    batch_norm: Literal["batch", "sync", "frozen"] = "batch"  # whose statistics normalise
     schedule: Literal["cosine", "step"] = "cosine"
     milestones: tuple[float, ...] = (
         0.75,
@@ -156,14 +172,29 @@ class TrainConfig:
     focal_weight: float = 1.0
     focal_alpha: float = 0.25
     focal_gamma: float = 2.0
+    category_loss: Literal["focal", "quality"] = "focal"
+    lovasz_weight: float = 0.0
+    semantic_weight: float = 0.0
+    distill_category: float = 1.0  # the three weights count with a teacher only
+    distill_features: float = 1.0
+    distill_masks: float = 3.0
     flip: float = 0.5  # probability
     jitter: tuple[float, float] = (0.75, 1.33)  # scale relative to the deployed size
     brightness: float = 0.2
     contrast: float = 0.2
     saturation: float = 0.2
     hue: float = 0.02
+    copy_paste: float = 0.0  # probability
+    mosaic: float = 0.0  # probability
+    close_mosaic: int = 10  # last epochs without mosaics
+    repeat_threshold: float = 0.0  # share of the images below which a class counts as rare
     validate_every: int = 1  # epochs
+    save_every: str = (
+        "10m"  # steps ("500") or minutes ("10m") between states within an epoch, 0: never
+    )
+    compile: bool = False
     workers: int = 2
+    loader_timeout: int = 60  # seconds that a worker may take for one sample
     seed: int = 0
     device: str = "auto"
 
@@ -175,16 +206,36 @@ class TrainConfig:
 
         for name in ("epochs", "batch_size", "accumulate", "validate_every"):
             require(getattr(self, name) >= 1, name, "it must be at least 1")
-        for name in ("warmup_steps", "workers", "weight_decay", "brightness", "hue"):
+        not_negative = "warmup_steps workers weight_decay brightness hue freeze_epochs close_mosaic"
+        weights = "lovasz_weight semantic_weight distill_category distill_features distill_masks"
+        for name in f"{not_negative} {weights}".split():
             require(getattr(self, name) >= 0, name, "it must not be negative")
+        for name in ("copy_paste", "mosaic", "repeat_threshold"):
+            require(0 <= getattr(self, name) <= 1, name, "it must be from 0 to 1")
+        closes = self.mosaic == 0 or self.close_mosaic < self.epochs
+        require(closes, "close_mosaic", f"it leaves none of {self.epochs} epochs with mosaics")
+        require(0 < self.layer_decay <= 1, "layer_decay", "it must be in (0, 1]")
+        require(self.loader_timeout >= 1, "loader_timeout", "it must be at least 1")
+        steps_or_minutes = re.fullmatch(r"\d+|\d+(\.\d+)?m", self.save_every)
+        require(bool(steps_or_minutes), "save_every", "give steps (500), minutes (10m) or 0")
         require(self.learning_rate > 0, "learning_rate", "it must be positive")
         require(self.clip_norm > 0, "clip_norm", "it must be positive")
         require(0 <= self.ema_decay < 1, "ema_decay", "it must be in [0, 1)")
-        require(self.optimizer in ("sgd", "adamw"), "optimizer", "use 'sgd' or 'adamw'")
-        require(self.schedule in ("cosine", "step"), "schedule", "use 'cosine' or 'step'")
+        hints = typing.get_type_hints(type(self))
+        for name in ("optimizer", "schedule", "batch_norm", "category_loss"):
+            allowed = typing.get_args(hints[name])
+            require(getattr(self, name) in allowed, name, f"use {' or '.join(map(repr, allowed))}")
         low, high = self.jitter
         require(0 < low <= high, "jitter", "give two positive numbers, low <= high")
 
+
+AUGMENTATIONS: dict[str, dict[str, Any]] = {
+    # Large-scale jitter and its use with copy-paste: arXiv:2012.07177.
+    "default": {},
+    "large-scale": {"jitter": (0.1, 2.0)},
+    "copy-paste": {"jitter": (0.1, 2.0), "copy_paste": 0.5},
+    "mosaic": {"jitter": (0.5, 1.5), "mosaic": 0.5},
+}
 
 _LIGHT = ModelConfig()
 _LIGHT_MOBILE = dataclasses.replace(

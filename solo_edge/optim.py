@@ -4,26 +4,46 @@ from __future__ import annotations
 
 import copy
 import math
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 import torch
 from torch import nn
 
 from solo_edge.config import TrainConfig
 
-__all__ = ["WeightAverage", "build_optimizer", "learning_rate", "set_learning_rate"]
+__all__ = [
+    "LAST_STAGE",
+    "WeightAverage",
+    "backbone_stages",
+    "build_optimizer",
+    "learning_rate",
+    "set_learning_rate",
+]
 
 Model = TypeVar("Model", bound=nn.Module)
 WARMUP_START = 0.01  # of the full rate
+LAST_STAGE = 4  # of a backbone, at stride 32; the stem is stage 0
 
 
-def build_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
-    """SGD or AdamW. Norms and biases are not decayed; the backbone has its own learning-rate scale."""
+def build_optimizer(
+    model: nn.Module, config: TrainConfig, extras: nn.Module | None = None
+) -> torch.optim.Optimizer:
+    """SGD or AdamW. Norms and biases are not decayed; the backbone has learning-rate scales of its own.
+
+    The last stage of the backbone has `backbone_lr_scale`, each one before it `layer_decay` times the
+    next one's, the stem as well (as in BEiT, arXiv:2106.08254, by stages instead of by layers).
+
+    Args:
+        extras: what is trained with the model without being a part of it.
+    """
+    stages = backbone_stages(model) if config.layer_decay < 1 else {}
     groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            scale = config.backbone_lr_scale if name.startswith("backbone.") else 1.0
-            groups.setdefault((scale, parameter.ndim > 1), []).append(parameter)
+        scale = config.backbone_lr_scale if name.startswith("backbone.") else 1.0
+        scale *= config.layer_decay ** (LAST_STAGE - stages.get(name, LAST_STAGE))
+        groups.setdefault((scale, parameter.ndim > 1), []).append(parameter)
+    for parameter in extras.parameters() if extras is not None else ():
+        groups.setdefault((1.0, parameter.ndim > 1), []).append(parameter)
     settings = [
         {
             "params": parameters,
@@ -35,6 +55,32 @@ def build_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimi
     if config.optimizer == "sgd":
         return torch.optim.SGD(settings, lr=config.learning_rate, momentum=config.momentum)
     return torch.optim.AdamW(settings, lr=config.learning_rate)
+
+
+def backbone_stages(model: nn.Module) -> dict[str, int]:
+    """Name in `model` of each parameter of its backbone -> stage: 0 the stem, 1 to 4 strides 4 to 32.
+
+    A parameter belongs to the first stage whose features are computed in its module or behind it.
+    Where a backbone has no features before stride 4, the stem counts to stage 1.
+    """
+    body: Any = cast(Any, model).backbone.body
+    order = [name for name, _ in body.named_modules()]
+    ends: list[tuple[int, int]] = []  # position of the last module of each stage, and the stage
+    for feature in body.feature_info.info:
+        # timm joins the parts of a name where it takes a network apart.
+        names = {feature["module"], feature["module"].replace(".", "_")}
+        inside = [
+            position
+            for position, name in enumerate(order)
+            if any(name == own or name.startswith(f"{own}.") for own in names)
+        ]
+        ends.append((max(inside), max(int(math.log2(feature["reduction"])) - 1, 0)))
+    stages = {}
+    for name, _ in body.named_parameters():
+        position = order.index(name.rpartition(".")[0])
+        stage = next((stage for end, stage in ends if position <= end), LAST_STAGE)
+        stages[f"backbone.body.{name}"] = stage
+    return stages
 
 
 def learning_rate(step: int, total_steps: int, config: TrainConfig) -> float:

@@ -2,9 +2,10 @@
 
 RUN/run.json            options and versions, written once
 RUN/log.csv             one row per epoch
+RUN/log.jsonl           the same as one JSON object per line
 RUN/best.safetensors    the checkpoint with the best validation AP
 RUN/last.safetensors    the checkpoint of the last finished epoch
-RUN/resume.safetensors  weights, average, optimizer and history at the end of that epoch
+RUN/resume.safetensors  weights, average, optimizer, history and the place in the epoch where they were saved
 RUN/qat.json            the ranges that a quantisation-aware run started with
 RUN/ranges.json         the same for its best checkpoint
 RUN/tensorboard/        scalars, where the package tensorboard is installed
@@ -17,33 +18,48 @@ import dataclasses
 import io
 import json
 import platform
+import shutil
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import torch
 from torch import Tensor
 
-from solo_edge.checkpoint import read_tensors
+from solo_edge.checkpoint import read_tensors, write_tensors
 from solo_edge.config import ModelConfig, TrainConfig, from_dict
-from solo_edge.errors import ArtifactError, UsageError
+from solo_edge.errors import ArtifactError, ResourceError, UsageError
 from solo_edge.files import atomic_file, read_json, write_json
 
 __all__ = ["RunFolder", "TrainingState", "saved_configs"]
 
 # Options that may differ when a run is resumed: where and how often something is done, and for how long.
-FREE = {"workers", "device", "validate_every", "epochs"}
+FREE = {"workers", "loader_timeout", "device", "validate_every", "save_every", "epochs"}
+STATE_FILE = "resume.safetensors"
 
 
 @dataclasses.dataclass
 class TrainingState:
-    """Where a run stands at the end of an epoch."""
+    """Where a run stands between two optimizer steps."""
 
-    tensors: dict[str, Tensor]  # "model.*", "average.*", "optimizer.<parameter>.<name>", "scaler.*"
+    # "model.*", "average.*", "extra.*", "optimizer.<parameter>.<name>", "scaler.*"
+    tensors: dict[str, Tensor]
     epoch: int  # epochs finished
     step: int  # optimizer steps taken
     average_updates: int
     history: list[dict[str, Any]]
+    batches: int = 0  # of the epoch that is not finished
+    sums: dict[str, float] = dataclasses.field(default_factory=dict)  # of its losses so far
+    seconds: float = 0.0  # that it has taken so far
+    skipped: list[list[int]] = dataclasses.field(default_factory=list)  # (epoch, batch) left out
+
+    def facts(self) -> dict[str, Any]:
+        """All but the tensors, ready for JSON."""
+        names = (field.name for field in dataclasses.fields(self))
+        return {name: getattr(self, name) for name in names if name != "tensors"}
+
+    @property
+    def bytes(self) -> int:
+        return sum(tensor.numel() * tensor.element_size() for tensor in self.tensors.values())
 
 
 def saved_configs(folder: Path) -> tuple[ModelConfig, TrainConfig]:
@@ -90,7 +106,7 @@ class RunFolder:
         write_json(self.path / "run.json", description)
 
     def resume(self, model: ModelConfig, train: TrainConfig) -> TrainingState | None:
-        """The state at the end of the last finished epoch, None if there was none yet.
+        """The last state that was saved, None if there was none yet. Remains of killed runs are removed.
 
         Raises:
             UsageError: no run here, or options differ from those it was started with.
@@ -108,7 +124,12 @@ class RunFolder:
         if train != old_train:
             description = read_json(self.path / "run.json", "run description", ArtifactError)
             write_json(self.path / "run.json", {**description, "train": dataclasses.asdict(train)})
-        path = self.path / "resume.safetensors"
+        self._remove_remains()
+        return self.read_state()
+
+    def read_state(self) -> TrainingState | None:
+        """The last state that was saved."""
+        path = self.path / STATE_FILE
         if not path.is_file():
             return None
         tensors, metadata = read_tensors(path)
@@ -119,17 +140,32 @@ class RunFolder:
             raise ArtifactError(f"damaged ({error})", where=path) from None
 
     def save_state(self, state: TrainingState) -> None:
-        facts = {
-            f.name: getattr(state, f.name) for f in dataclasses.fields(state) if f.name != "tensors"
-        }
-        tensors = {
-            name: tensor.detach().cpu().contiguous() for name, tensor in state.tensors.items()
-        }
-        with atomic_file(self.path / "resume.safetensors") as temporary:
-            safetensors.torch.save_file(tensors, temporary, {"state": json.dumps(facts)})
+        write_tensors(self.path / STATE_FILE, state.tensors, {"state": json.dumps(state.facts())})
+
+    def require_space(self, kept_bytes: int) -> None:
+        """Raise `ResourceError` unless the disk has room for twice `kept_bytes`, what the run will keep.
+
+        A file is written beside the one that it replaces. What is here already counts as room.
+        """
+        place = next(p for p in (self.path, *self.path.absolute().parents) if p.exists())
+        here = sum(p.stat().st_size for p in self.path.glob("*.safetensors"))
+        free, needed = shutil.disk_usage(place).free, 2 * kept_bytes - here
+        if free < needed:
+            raise ResourceError(
+                f"the disk has {free / 2**20:.0f} MB free, and the run needs {needed / 2**20:.0f} MB",
+                where=self.path,
+                fix="free some space or choose another --out",
+            )
+
+    def _remove_remains(self) -> None:
+        """Remove the temporary files that a process left when it was killed while it wrote."""
+        # Ours (see `atomic_file`), and those of the library safetensors, which does the same underneath.
+        for pattern in (".*-*.safetensors", ".*-*.csv", ".*-*.jsonl", ".*-*.json", ".tmp*"):
+            for path in self.path.glob(pattern):
+                path.unlink(missing_ok=True)
 
     def log(self, history: list[dict[str, Any]]) -> None:
-        """Write the whole history as CSV, and its last row to TensorBoard where it is installed."""
+        """Write the whole history as CSV and JSON, its last row to TensorBoard where it is installed."""
         table = io.StringIO()
         columns = list(dict.fromkeys(name for row in history for name in row))
         rows = csv.DictWriter(table, columns, restval="", lineterminator="\n")
@@ -137,6 +173,8 @@ class RunFolder:
         rows.writerows(history)
         with atomic_file(self.path / "log.csv") as temporary:
             temporary.write_text(table.getvalue(), "utf-8")
+        with atomic_file(self.path / "log.jsonl") as temporary:
+            temporary.write_text("".join(json.dumps(row) + "\n" for row in history), "utf-8")
         writer = self._tensorboard()
         if writer is not None:
             for name, value in history[-1].items():

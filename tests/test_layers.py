@@ -38,6 +38,7 @@ LAYERS = {
     "solo_edge.losses": "models targets config errors kernels",
     "solo_edge.importers": "models config files errors",
     "solo_edge.checkpoint": "models importers preprocess config files errors",
+    "solo_edge.import_checkpoint": "checkpoint importers models config files errors",
     "solo_edge.json_fields": "errors",
     "solo_edge.manifest": "json_fields preprocess config files errors",
     "solo_edge.portable_folder": "manifest files errors",
@@ -50,6 +51,9 @@ LAYERS = {
         " models images closing"
     ),
     "solo_edge.calibration": "data preprocess images config files errors",
+    "solo_edge.suggest": "suggest_figures data config errors",
+    "solo_edge.suggest_figures": "data preprocess targets config",
+    "solo_edge.suggest_chart": "suggest config files errors",
     "solo_edge.evaluate": "data instances files errors",
     "solo_edge.optim": "config models",
     "solo_edge.run_folder": "checkpoint config files errors",
@@ -59,12 +63,13 @@ LAYERS = {
     ),
     "solo_edge.qat": "qat_plan calibration checkpoint export models files errors",
     "solo_edge.qat_plan": "calibration export models errors",
+    "solo_edge.distill": "losses checkpoint config errors models",
     "solo_edge.train": (
-        "optim run_folder evaluate data losses targets checkpoint importers models postprocess instances"
+        "distill optim run_folder evaluate data losses targets checkpoint importers models postprocess instances"
         " preprocess config files errors qat calibration"
     ),
     "solo_edge.tracking": "instances kernels errors",
-    "solo_edge.zones": "instances errors",
+    "solo_edge.zones": "instances kernels draw errors",
     "solo_edge.video": (
         "tracking zones data runtime instances draw images preprocess config files errors closing"
     ),
@@ -81,7 +86,7 @@ LAYERS = {
     "solo_edge.cli": (
         "tracking zones quantize accuracy_gate sensitivity train run_folder evaluate benchmark report data export"
         " runtime predict video inspection doctor manifest images environment files config errors"
-        " kernels calibration portable_folder"
+        " kernels calibration portable_folder import_checkpoint importers suggest suggest_chart"
     ),
     "solo_edge.__main__": "cli",
     # The public names; what they need is imported when they are called.
@@ -102,7 +107,8 @@ HEAVY = {
         "solo_edge/optim.py",
         "solo_edge/run_folder.py",
         "solo_edge/targets.py",
-        "solo_edge/train.py",
+        "solo_edge/train/*.py",
+        "solo_edge/distill.py",
         "solo_edge/qat*.py",
         *("calibration/plausibility.py", "calibration/probes.py"),
         "kernels/reference*.py",
@@ -129,7 +135,7 @@ HEAVY = {
     "cv2": [],
     "av": [],
     "PIL": ["solo_edge/images.py"],
-    "safetensors": ["solo_edge/checkpoint.py", "solo_edge/run_folder.py"],
+    "safetensors": ["solo_edge/checkpoint.py"],
     "faster_coco_eval": [],
     "rich": [],
     "aiohttp": ["solo_edge/video/web/*.py"],

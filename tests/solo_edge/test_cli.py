@@ -26,7 +26,7 @@ from solo_edge.evaluate import STATS
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMANDS = ("train", "evaluate", "calibrate", "sensitivity", "build-engine", "predict", "stream")
-COMMANDS += ("benchmark", "make-dataset", "inspect", "kernels", "doctor")
+COMMANDS += ("benchmark", "make-dataset", "import-checkpoint", "inspect", "kernels", "doctor")
 PRESET = "solov2-nano-256"
 SMALL = "input_size=(64, 64)", "grid_sizes=(8, 6, 4, 3, 2)"  # changes that make the preset quick
 

@@ -16,9 +16,16 @@ class Engine:
     """Finds the upper half of every image."""
 
     category_ids = (5,)
+    batch_size = 1
 
     def __init__(self):
         self.count = 0
+
+    def start(self, images):
+        return images
+
+    def finish(self, started):
+        return [self.run(image) for image in started]
 
     def run(self, image):
         self.count += 1
