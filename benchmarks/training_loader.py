@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import gc
 import sys
 import tempfile
 import time
@@ -51,6 +52,8 @@ def main() -> int:
             for limit in (0, 64 << 30):
                 loader = TrainingLoader(CachedDataset(dataset, limit), model, own)
                 rates.append(loading_rate(loader, options.seconds))
+                del loader
+                gc.collect()  # its workers must not be inherited by those of the next one
             print(f"{name:<14} {workers:>7} {rates[0]:>10.1f} {rates[1]:>12.1f}")
     for workers in options.workers:
         rate = training_rate(

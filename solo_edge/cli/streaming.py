@@ -6,6 +6,7 @@ import argparse
 import atexit
 import gc
 import signal
+import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -258,10 +259,10 @@ def _status_lines(
 
     def tell(statuses: tuple[StreamStatus, ...]) -> None:
         nonlocal last_s
-        if stats_s is None:
+        if stats_s is None or sys.stderr.isatty():
             show("; ".join(map(_status_text, statuses)))
         # A status is due every so often, and may come a little early.
-        elif time.monotonic() - last_s > stats_s - 0.05:
+        if stats_s is not None and time.monotonic() - last_s > stats_s - 0.05:
             last_s = time.monotonic()
             for status in statuses:
                 note(_stats_text(status))

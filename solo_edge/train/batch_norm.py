@@ -48,8 +48,9 @@ class _Synchronised(nn.BatchNorm2d):
             self.running_mean.lerp_(mean, momentum)
             self.running_var.lerp_(unbiased, momentum)
         scale = self.weight * (variance + self.eps).rsqrt()
-        shift = self.bias - mean * scale
-        y = (x * scale[:, None, None] + shift[:, None, None]).to(x.dtype)
+        # Not x * scale + (bias - mean * scale): where the mean is large, digits would be lost.
+        centred = x - mean[:, None, None]
+        y = torch.addcmul(self.bias[:, None, None], centred, scale[:, None, None]).to(x.dtype)
         # timm's BatchNormAct2d
         own = cast(Any, self)
         return own.act(own.drop(y)) if hasattr(self, "act") else y

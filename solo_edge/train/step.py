@@ -132,12 +132,10 @@ class OptimizerStep:
             torch.cuda.empty_cache()
             free, total = torch.cuda.mem_get_info(self.device)
             memory = f", {free / 2**30:.1f} of {total / 2**30:.1f} GB are free"
+        # With synchronised norms the others wait in one that this process would pass a second time.
         if before <= 1 or self.config.batch_norm == "sync":
-            fix = "use a smaller input_size or model"
-            if (
-                before > 1
-            ):  # the other processes wait in a batch norm that this one would pass again
-                fix = "use a smaller --batch-size, or --batch-norm batch or frozen"
+            smaller_batch = "use a smaller --batch-size, or --batch-norm batch or frozen"
+            fix = smaller_batch if before > 1 else "use a smaller input_size or model"
             what = f"out of memory with {before} images at once ({reason}{memory})"
             raise ResourceError(what, where=self.device.type, fix=fix)
         self.micro_batch = math.ceil(before / 2)

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 __all__ = ["ClassFilter", "Followed", "Follower", "read_zones_for"]
 
+SUREST_SCORE = 0.8  # a track may begin a little above it, however few instances are asked for
+
 
 class ClassFilter:
     """Keeps the instances of some classes.
@@ -68,7 +70,8 @@ class Follower:
         if options.track:
             from solo_edge.tracking import MaskTracker
 
-            self._tracker = MaskTracker()
+            sure = min(options.min_score, SUREST_SCORE)
+            self._tracker = MaskTracker(high_score=sure) if sure > 0 else MaskTracker()
 
     def update(self, instances: Instances, timestamp_s: float) -> Followed:
         """Take everything that was found in the next frame."""
@@ -79,7 +82,10 @@ class Follower:
             # Before the unsure ones are left out: they keep tracks alive.
             instances = self._tracker.update(instances, timestamp_s)
             stage_ms["track"] = 1000.0 * (now() - start_s)
-        instances = instances.at_least(self._min_score)
+        shown = instances.scores >= self._min_score
+        if instances.track_ids is not None:  # what was sure once stays while it is followed
+            shown |= instances.track_ids > 0
+        instances = instances.select(shown)
         if self._zones is None:
             return Followed(instances, (), (), stage_ms)
         start_s = now()

@@ -25,7 +25,18 @@ from solo_edge.errors import SoloEdgeError, UsageError
 from solo_edge.evaluate import STATS
 
 ROOT = Path(__file__).resolve().parents[2]
-COMMANDS = ("train", "evaluate", "calibrate", "sensitivity", "build-engine", "predict", "stream")
+COMMANDS = (
+    "check-data",
+    "split",
+    "suggest",
+    "train",
+    "evaluate",
+    "calibrate",
+    "sensitivity",
+    "build-engine",
+    "predict",
+    "stream",
+)
 COMMANDS += ("benchmark", "make-dataset", "import-checkpoint", "inspect", "kernels", "doctor")
 PRESET = "solov2-nano-256"
 SMALL = "input_size=(64, 64)", "grid_sizes=(8, 6, 4, 3, 2)"  # changes that make the preset quick
@@ -263,18 +274,23 @@ def test_every_training_option_reaches_the_configuration():
     parser = cli.COMMANDS["train"].parser()
     words = list(TRAIN[1:])
     expected = {}
+    other_choices = {
+        "optimizer": "sgd",
+        "schedule": "step",
+        "freeze": "backbone:2",
+        "batch_norm": "frozen",
+        "category_loss": "quality",
+        "save_every": "500",
+        "device": "cpu",
+    }
     for field in dataclasses.fields(TrainConfig):
         value = field.default
         if isinstance(value, bool):
             words.append(f"--no-{field.name}")
             expected[field.name] = False
             continue
-        if field.name == "optimizer":
-            value = "sgd"
-        elif field.name == "schedule":
-            value = "step"
-        elif isinstance(value, str):
-            value = "cpu"
+        if isinstance(value, str):
+            value = other_choices[field.name]
         elif isinstance(value, tuple):
             value = tuple(v * 0.5 for v in value)
         elif isinstance(value, float):

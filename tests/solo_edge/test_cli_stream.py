@@ -29,13 +29,21 @@ SCENE = "test://?size=128x96&fps=20"
 PATIENCE_S = 6.0
 
 
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory):
+    """The shipped model as an engine."""
+    path = tmp_path_factory.mktemp("shipped") / "scenes.engine"
+    assert cli.main(["build-engine", str(MODEL), "-o", str(path)]) == 0
+    return path
+
+
 @pytest.fixture
-def run(capfd):
-    """Stream with the shipped model: (exit code, standard output, standard error)."""
+def run(engine, capfd):
+    """Stream with that engine: (exit code, standard output, standard error)."""
 
     def run_command(*words):
         capfd.readouterr()
-        code = cli.main(["stream", str(MODEL), *map(str, words)])
+        code = cli.main(["stream", str(engine), *map(str, words)])
         out, err = capfd.readouterr()
         return code, out, err
 
@@ -118,10 +126,10 @@ def test_stats_are_a_line_for_each_source(run):
             assert part in lines[-1]
 
 
-def test_the_page_is_there_while_it_runs(tmp_path):
+def test_the_page_is_there_while_it_runs(engine):
     import urllib.request
 
-    with streaming(tmp_path, f"{SCENE}&live=1", "--serve", "127.0.0.1:0") as process:
+    with streaming(engine, f"{SCENE}&live=1", "--serve", "127.0.0.1:0") as process:
         url = process.stderr.readline().removeprefix("watch at ").strip()
         with urllib.request.urlopen(url, timeout=20) as answer:
             assert b"<html" in answer.read().lower()
@@ -134,13 +142,12 @@ def test_the_page_is_there_while_it_runs(tmp_path):
 
 
 @contextlib.contextmanager
-def streaming(folder, *words, ready=None):
+def streaming(engine, *words, ready=None):
     """The command in a process of its own; with `ready`, once that file has ten lines."""
-    command = [sys.executable, "-m", "solo_edge", "stream", str(MODEL), *map(str, words)]
+    command = [sys.executable, "-m", "solo_edge", "stream", str(engine), *map(str, words)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     with subprocess.Popen(
         command,
-        cwd=folder,
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -166,11 +173,11 @@ def streaming(folder, *words, ready=None):
         (signal.SIGHUP, [f"{SCENE}&live=1&seed=1", f"{SCENE}&seed=2"]),
     ],
 )
-def test_a_signal_ends_it_with_complete_files(number, words, tmp_path):
+def test_a_signal_ends_it_with_complete_files(number, words, engine, tmp_path):
     lines, report = tmp_path / "out.jsonl", tmp_path / "report.json"
     words = [f"{word}&frames=100000" for word in words]
-    words += ["--save", "out.mp4", "--json", lines, "--report", report]
-    with streaming(tmp_path, *words, ready=lines) as process:
+    words += ["--save", tmp_path / "out.mp4", "--json", lines, "--report", report]
+    with streaming(engine, *words, ready=lines) as process:
         process.send_signal(number)
         sent = time.monotonic()
         _, errors = process.communicate(timeout=60)
@@ -186,10 +193,10 @@ def test_a_signal_ends_it_with_complete_files(number, words, tmp_path):
     ]
 
 
-def test_a_signal_while_a_source_does_not_answer(tmp_path):
+def test_a_signal_while_a_source_does_not_answer(engine):
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}/camera"
-        with streaming(tmp_path, url, f"{SCENE}&live=1") as process:
+        with streaming(engine, url, f"{SCENE}&live=1") as process:
             silent.settimeout(120)
             connection, _ = silent.accept()
             with connection:
@@ -201,7 +208,7 @@ def test_a_signal_while_a_source_does_not_answer(tmp_path):
     assert process.returncode == 130
 
 
-def test_a_second_ctrl_c_waits_for_nothing(tmp_path):
+def test_a_second_ctrl_c_waits_for_nothing(engine, tmp_path):
     """Even if frames are under way and nothing was to be given up for a minute."""
     script = tmp_path / "script.py"
     script.write_text(
@@ -214,7 +221,7 @@ def test_a_second_ctrl_c_waits_for_nothing(tmp_path):
         "    print('hanging', flush=True)\n"
         "    time.sleep(90)\n"
         "Engine.start = hang\n"
-        f"sys.exit(main(['stream', {str(MODEL)!r}, 'test://?size=64x64&live=1']))\n"
+        f"sys.exit(main(['stream', {str(engine)!r}, 'test://?size=64x64&live=1']))\n"
     )
     with subprocess.Popen(
         [sys.executable, str(script)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True

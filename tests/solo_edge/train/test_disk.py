@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import random
 import resource
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -65,3 +69,49 @@ def test_killed_while_it_saves(tmp_path, kills):
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split()[:2] == [str(kills), "kills,"]
+
+
+@pytest.mark.slow
+def test_killed_again_and_again_and_resumed(data, tmp_path, differences):
+    """The whole command, killed five times at random moments: the same weights as if it never was."""
+    small = [
+        "--set",
+        "input_size=(64, 64)",
+        "--set",
+        "fpn_channels=16",
+        "--set",
+        "head_channels=16",
+    ]
+    small += ["--set", "kernel_length=16", "--set", "mask_channels=16"]
+    budget = ["--epochs", "12", "--batch-size", "2", "--validate-every", "4", "--save-every", "3"]
+
+    def begin(out, *words):
+        options = ["--data", data, "--out", out, *words, "--device", "cpu", "--workers", "1"]
+        command = [sys.executable, "-m", "solo_edge", "train", *map(str, options)]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        return subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
+
+    new = ["--model", "solov2-nano-256", "--no-amp", *small, *budget]
+    assert begin(tmp_path / "whole", *new).wait() == 0
+    rng, cut = random.Random(1), tmp_path / "cut"
+    process = begin(cut, *new)
+    kills = 0
+    while kills < 5:
+        # Where it stands is seen from outside by its files: kill it some time after it has saved anew.
+        seen = modified(cut / "resume.safetensors")
+        while process.poll() is None and modified(cut / "resume.safetensors") == seen:
+            time.sleep(0.02)
+        time.sleep(rng.uniform(0.0, 1.0))
+        if process.poll() is not None:
+            break
+        process.kill()
+        assert process.wait() == -signal.SIGKILL
+        kills += 1
+        process = begin(cut, "--resume")
+    assert process.wait() == 0
+    assert kills >= 2, "it was killed too seldom to prove anything"
+    assert differences(tmp_path / "whole", cut) == []
+
+
+def modified(path):
+    return path.stat().st_mtime_ns if path.exists() else 0

@@ -19,8 +19,9 @@ from solo_edge.errors import ResourceError, UsageError
 from solo_edge.run_folder import RunFolder
 from solo_edge.train import train
 
-# Sums of the same numbers in another order: float32's rounding, which training enlarges step by step.
-TOLERANCE = 2e-4
+# Sums of the same numbers in another order. At ten times this learning rate, batch norms of random weights
+# make 1 % of a rounding error in the first weights within nine steps, also in one process.
+TOLERANCE = 1e-5
 SMALL = [
     *("--model", "solov2-nano-256", "--set", "input_size=(64, 64)", "--set", "fpn_channels=16"),
     *("--set", "head_channels=16", "--set", "kernel_length=16", "--set", "mask_channels=16"),
@@ -63,13 +64,13 @@ def test_two_processes_learn_what_one_does(start, data, config, tmp_path, norms)
         batch_size=4,
         accumulate=2,
         optimizer="sgd",
-        learning_rate=0.01,
+        learning_rate=0.001,
         semantic_weight=0.5,
         lovasz_weight=0.5,
         batch_norm="frozen" if norms == "frozen" else "batch",
     )
     start(tmp_path / "one", own)
-    words = "--epochs 2 --batch-size 4 --accumulate 2 --optimizer sgd --learning-rate 0.01"
+    words = "--epochs 2 --batch-size 4 --accumulate 2 --optimizer sgd --learning-rate 0.001"
     words += f" --semantic-weight 0.5 --lovasz-weight 0.5 --batch-norm {norms}"
     process = torchrun(data, tmp_path / "two", *SMALL, *words.split())
     out, err = process.communicate()
@@ -101,15 +102,16 @@ def test_synchronised_norms_are_those_of_the_whole_batch():
 def test_an_uneven_last_batch(start, data, config, tmp_path):
     """Seven images in batches of six: the second process has none of the last one."""
     own = dataclasses.replace(
-        config, batch_size=6, epochs=1, optimizer="sgd", learning_rate=0.01, save_every="0"
+        config, batch_size=6, epochs=1, optimizer="sgd", learning_rate=0.001, save_every="0"
     )
     start(tmp_path / "one", own)
-    words = "--epochs 1 --batch-size 6 --optimizer sgd --learning-rate 0.01 --batch-norm sync"
+    words = "--epochs 1 --batch-size 6 --optimizer sgd --learning-rate 0.001 --batch-norm sync"
     process = torchrun(data, tmp_path / "two", *SMALL, *words.split())
     _, err = process.communicate()
     assert process.returncode == 0, err
     for ours, theirs in zip(curve(tmp_path / "one"), curve(tmp_path / "two"), strict=True):
-        assert theirs == pytest.approx(ours, rel=TOLERANCE)
+        # The last layers' variance of a single image is one of four values.
+        assert theirs == pytest.approx(ours, rel=10 * TOLERANCE)
 
 
 @pytest.mark.slow

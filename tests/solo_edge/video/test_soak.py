@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 import solo_edge
+from solo_edge.cli import main
 
 MODEL = Path(solo_edge.__file__).parent / "assets/solov2-nano-256-scenes.safetensors"
 SOAK_S = float(os.environ.get("SOLO_EDGE_SOAK_S", "600"))
@@ -90,12 +91,20 @@ def look_at(pid: int) -> Sample:
     return Sample(time.monotonic(), megabytes, int(fields["Threads"]), descriptors)
 
 
-def soak(folder: Path, seconds: float, leak_mb_per_hour: float = 0.0) -> list[Sample]:
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory):
+    """The shipped model as an engine."""
+    path = tmp_path_factory.mktemp("shipped") / "scenes.engine"
+    assert main(["build-engine", str(MODEL), "-o", str(path)]) == 0
+    return path
+
+
+def soak(engine: Path, folder: Path, seconds: float, leak_mb_per_hour: float = 0.0) -> list[Sample]:
     """Run a stream with everything for so long and return what was seen after the warm-up."""
     words = ["test://?live=1&fps=30&size=320x240&frames=10000000", "--track", "--polygons"]
     words += ["--save", folder / "out.mp4", "--json", folder / "out.jsonl"]
     words += ["--serve", "127.0.0.1:0", "--stats", "60", "--threads", "1"]
-    command = [sys.executable, "-c", SCRIPT, leak_mb_per_hour, "stream", MODEL, *words]
+    command = [sys.executable, "-c", SCRIPT, leak_mb_per_hour, "stream", engine, *words]
     samples = []
     with (
         (folder / "log").open("wb") as log,
@@ -140,8 +149,8 @@ def test_the_slope_of_a_line_and_of_noise():
 
 
 @pytest.mark.slow
-def test_memory_does_not_grow(tmp_path):
-    samples = soak(tmp_path, SOAK_S)
+def test_memory_does_not_grow(engine, tmp_path):
+    samples = soak(engine, tmp_path, SOAK_S)
     slope = memory_slope(samples)
     print(f"\nresident memory: {samples[-1].megabytes:.0f} MB, {slope}")
     assert slope.mb_per_hour - slope.noise < ALLOWED_MB_PER_HOUR, slope
@@ -151,7 +160,7 @@ def test_memory_does_not_grow(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_planted_leak_is_found(tmp_path):
-    slope = memory_slope(soak(tmp_path, max(SOAK_S / 5, 60), PLANTED_MB_PER_HOUR))
+def test_a_planted_leak_is_found(engine, tmp_path):
+    slope = memory_slope(soak(engine, tmp_path, max(SOAK_S / 5, 60), PLANTED_MB_PER_HOUR))
     print(f"\nwith a leak of {PLANTED_MB_PER_HOUR} MB/h: {slope}")
     assert slope.mb_per_hour - slope.noise > ALLOWED_MB_PER_HOUR, slope
