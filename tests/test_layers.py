@@ -65,8 +65,8 @@ LAYERS = {
     "solo_edge.qat_plan": "calibration export models errors",
     "solo_edge.distill": "losses checkpoint config errors models",
     "solo_edge.train": (
-        "distill optim run_folder evaluate data losses targets checkpoint importers models postprocess instances"
-        " preprocess config files errors qat calibration"
+        "distill optim run_folder evaluate data losses targets checkpoint importers models postprocess"
+        " instances preprocess config files errors qat calibration"
     ),
     "solo_edge.tracking": "instances kernels errors",
     "solo_edge.zones": "instances kernels draw errors",
@@ -84,8 +84,8 @@ LAYERS = {
         "calibration data export checkpoint runtime evaluate manifest files errors"
     ),
     "solo_edge.cli": (
-        "tracking zones quantize accuracy_gate sensitivity train run_folder evaluate benchmark report data export"
-        " runtime predict video inspection doctor manifest images environment files config errors"
+        "tracking zones quantize accuracy_gate sensitivity train run_folder evaluate benchmark report data"
+        " export runtime predict video inspection doctor manifest images environment files config errors"
         " kernels calibration portable_folder import_checkpoint importers suggest suggest_chart"
     ),
     "solo_edge.__main__": "cli",
