@@ -9,7 +9,9 @@ from solo_edge.cli.parser import CommandParser
 
 __all__ = ["DATA_HELP", "add_allow_unlike", "add_checkpoint", "add_data", "add_model", "add_out"]
 
-DATA_HELP = "COCO, LabelMe, YOLO-seg, Pascal VOC or mask-image data set, such as DIR/SPLIT.json, DIR/SPLIT/"
+DATA_HELP = (
+    "COCO, LabelMe, YOLO-seg, Pascal VOC or mask-image data set, such as DIR/SPLIT.json, DIR/SPLIT/"
+)
 
 
 def add_checkpoint(parser: CommandParser) -> None:
