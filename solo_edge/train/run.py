@@ -8,8 +8,9 @@ from pathlib import Path
 from solo_edge.checkpoint import find_checkpoint
 from solo_edge.config import ModelConfig, TrainConfig
 from solo_edge.data.coco import CocoDataset, open_dataset
+from solo_edge.data.defects import advice
 from solo_edge.distill import Teacher
-from solo_edge.errors import ArtifactError, UsageError
+from solo_edge.errors import ArtifactError, DataError, UsageError
 from solo_edge.files import read_json, sha256_of
 from solo_edge.qat import read_start
 from solo_edge.train.processes import Processes
@@ -170,6 +171,6 @@ def _validation_split(data: Path, dataset: CocoDataset, report: Report) -> CocoD
         report(f"note: {data} has no split 'val': nothing validates, the last epoch counts")
         return None
     if validation.class_names != dataset.class_names:
-        fix = "give both splits the same categories"
-        raise UsageError("train and val differ in their classes", where=data, fix=fix)
+        what = "train and val differ in their classes [classes-differ]"
+        raise DataError(what, where=data, fix=advice(data))
     return validation

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from solo_edge.calibration.ranges import Ranges, read_ranges
-from solo_edge.checkpoint import Checkpoint, find_checkpoint, read_tensors, save_checkpoint
+from solo_edge.checkpoint import Checkpoint, find_checkpoint, save_checkpoint
 from solo_edge.config import ModelConfig, TrainConfig
 from solo_edge.data.cache import CachedDataset
 from solo_edge.data.coco import CocoDataset
@@ -23,7 +23,6 @@ from solo_edge.distill import Teacher
 from solo_edge.errors import AccuracyError, ArtifactError, ResourceError, SoloEdgeError, UsageError
 from solo_edge.evaluate import evaluate
 from solo_edge.files import read_json, sha256_of
-from solo_edge.importers.backbones import load_backbone_weights
 from solo_edge.instances import Instances
 from solo_edge.losses import Counts
 from solo_edge.models.solov2 import SOLOv2
@@ -34,6 +33,7 @@ from solo_edge.train.batch_norm import prepare_batch_norms
 from solo_edge.train.device import amp_dtype, find_device
 from solo_edge.train.display import epoch_line, progress_bar
 from solo_edge.train.freezing import frozen_parameters, set_frozen
+from solo_edge.train.initial import take_over
 from solo_edge.train.interruption import Interruption
 from solo_edge.train.network import TrainingNetwork
 from solo_edge.train.predictor import model_predictor
@@ -123,15 +123,7 @@ class Trainer:
     def initialise(self, path: Path) -> None:
         """Take over backbone weights, or whatever fits of a checkpoint of ours."""
         path = find_checkpoint(path)
-        tensors, metadata = read_tensors(path)
-        if "solo_edge" in metadata:
-            own = self.model.state_dict()
-            fitting = {k: v for k, v in tensors.items() if k in own and own[k].shape == v.shape}
-            self.model.load_state_dict(fitting, strict=False)
-            taken, total = len(fitting), len(own)
-        else:
-            taken = load_backbone_weights(self.model.backbone, tensors, str(path))
-            total = taken
+        taken, total = take_over(self.model, path)
         self.average = WeightAverage(self.model, self.config.ema_decay)
         self.report(f"{taken} of {total} tensors taken from {path.name}")
 

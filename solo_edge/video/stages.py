@@ -258,8 +258,8 @@ def _drawn(result: ProcessedFrame) -> ProcessedFrame:
     from solo_edge.draw import draw_instances, draw_shapes
 
     start_s = now()
-    overlay = draw_instances(result.frame.image, result.instances)
-    if result.shapes:
-        overlay = draw_shapes(overlay, result.shapes, out=overlay)
+    # Zones first, so that their lines do not cross the names.
+    overlay = draw_shapes(result.frame.image, result.shapes)
+    draw_instances(overlay, result.instances, out=overlay)
     result.stage_ms["draw"] = 1000.0 * (now() - start_s)
     return dataclasses.replace(result, overlay=overlay)

@@ -61,8 +61,8 @@ class Pictures:
         # The first frames after somebody began to look were not drawn by the pipeline.
         picture = result.overlay
         if picture is None:
-            picture = draw_instances(result.frame.image, result.instances)
-            draw_shapes(picture, result.shapes, out=picture)
+            picture = draw_shapes(result.frame.image, result.shapes)
+            draw_instances(picture, result.instances, out=picture)
         return _jpeg(picture, DRAWN_QUALITY, None)
 
     def _header(self, shown: Shown) -> dict[str, Any]:

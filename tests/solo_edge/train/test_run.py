@@ -63,6 +63,33 @@ def test_starting_from_a_checkpoint_of_ours(start, config, tmp_path):
         start(tmp_path / "third", one, init=tmp_path / "foreign.safetensors")
 
 
+def test_a_checkpoint_that_computes_otherwise_is_refused(start, model, config, tmp_path):
+    """Its weights would fit, and mean something else."""
+    from solo_edge.checkpoint import Checkpoint, save_checkpoint
+    from solo_edge.models.solov2 import SOLOv2
+
+    other = SOLOv2(dataclasses.replace(model, pixel_std=(1.0, 1.0, 1.0)))
+    names = tuple(f"thing {i}" for i in range(model.num_classes))
+    save_checkpoint(
+        tmp_path / "other.safetensors",
+        Checkpoint(other, names, tuple(range(1, model.num_classes + 1))),
+    )
+    with pytest.raises(UsageError, match=r"its pixel_std is .*--set pixel_std=1.0,1.0,1.0"):
+        start(tmp_path / "run", config, init=tmp_path / "other.safetensors")
+
+
+def test_splits_with_other_classes_are_refused(data, model, config, tmp_path):
+    from solo_edge.train import train
+
+    copy = tmp_path / "data"
+    shutil.copytree(data, copy)
+    content = json.loads((copy / "val.json").read_text())
+    content["categories"][0]["name"] = "something else"
+    (copy / "val.json").write_text(json.dumps(content))
+    with pytest.raises(DataError, match=r"\[classes-differ\]; solo-edge check-data"):
+        train(copy, model, tmp_path / "run", config, report=lambda _: None)
+
+
 @pytest.mark.parametrize("workers", [0, 1])
 def test_unreadable_image_is_one_line(data, model, config, tmp_path, workers):
     from solo_edge.train import train
