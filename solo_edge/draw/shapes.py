@@ -84,7 +84,10 @@ def _outline(output: NDArray[np.uint8], polygon: NDArray[np.int32], closed: bool
 
 
 def _name(output: NDArray[np.uint8], shape: Shape) -> None:
-    """Inside a zone below its highest corner, or beside the middle of a line; always in the image."""
+    """In the upper left corner of a zone, or beside the higher end of a line; always in the image.
+
+    Things are more often in the middle, and their names with them.
+    """
     height, width = output.shape[:2]
     size = font_size((height, width), 1 / 40, 12, 38)
     said = "  ".join(part for part in (shape.name, shape.text) if part)
@@ -95,11 +98,10 @@ def _name(output: NDArray[np.uint8], shape: Shape) -> None:
         return
     gap = size // 3
     if shape.closed:
-        x, y = shape.points[shape.points.argmin(axis=0)[1]]
-        x, y = x + gap, y + gap
+        x, y = shape.points[shape.points.sum(axis=1).argmin()]
     else:
-        x, y = shape.points[:: max(len(shape.points) - 1, 1)].mean(axis=0)
-        x, y = x - text.shape[1] / 2, y + gap
-    left = int(np.clip(x, 0, width - text.shape[1]))
-    top = int(np.clip(y, 0, height - text.shape[0]))
+        ends = shape.points[:: max(len(shape.points) - 1, 1)]
+        x, y = ends[ends[:, 1].argmin()]
+    left = int(np.clip(x + gap, 0, width - text.shape[1]))
+    top = int(np.clip(y + gap, 0, height - text.shape[0]))
     stamp(output, top, left, text, _PLATE, _LINE)
