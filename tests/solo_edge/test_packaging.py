@@ -65,7 +65,8 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel):
             if folder == "solo_edge" and relative.parts[0] in ("kernels", "calibration"):
                 continue  # links to the other two
             expected.add(f"{prefix}/{relative.as_posix()}")
-    assets = {f"solo_edge/assets/{path.name}" for path in (ROOT / "solo_edge/assets").glob("*")}
+    folders = ("solo_edge/assets", "solo_edge/video/web/static")
+    assets = {f"{folder}/{path.name}" for folder in folders for path in (ROOT / folder).glob("*")}
     assert wheel == expected | assets | {"solo_edge/py.typed"}
 
 
