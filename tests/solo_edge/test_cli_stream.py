@@ -146,13 +146,19 @@ def streaming(engine, *words, ready=None):
     """The command in a process of its own; with `ready`, once that file has ten lines."""
     command = [sys.executable, "-m", "solo_edge", "stream", str(engine), *map(str, words)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    with subprocess.Popen(
-        command,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
+    # What ignores SIGHUP, as tests under nohup do, hands that on, and the command keeps to it.
+    hangup = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    try:
+        started = subprocess.Popen(
+            command,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    finally:
+        signal.signal(signal.SIGHUP, hangup)
+    with started as process:
         try:
             deadline = time.monotonic() + 120
             while ready and not (ready.exists() and ready.read_bytes().count(b"\n") >= 10):
