@@ -154,6 +154,7 @@ def test_tiny_weights_and_ranges_get_a_normal_float16_scale(float_graph, limits)
         insert_pairs(model, {**limits, site: 1e7})
 
 
+@pytest.mark.slow
 def test_opset_19_means_the_same_for_all_operators_of_the_graphs(float_graph):
     for kind in GRAPHS:
         model = float_graph(*kind)

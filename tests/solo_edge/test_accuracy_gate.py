@@ -101,6 +101,7 @@ def test_ranges_may_exclude_layers_and_unknown_ones_are_named(ranges, tmp_path):
         build(tmp_path / "b.engine", path, None)
 
 
+@pytest.mark.slow
 def test_sensitivity_reports_every_layer(scenes, bad_ranges, tmp_path, capsys):
     words = ["sensitivity", MODEL, "--calib", bad_ranges, "--eval", scenes, "--ap-layers", "2"]
     assert main([*map(str, words), "-o", str(tmp_path / "report")]) == 0

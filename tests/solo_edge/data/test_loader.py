@@ -124,6 +124,7 @@ def test_a_hanging_worker_is_named_with_its_image(dataset, model):
         list(loader.epoch(0))
 
 
+@pytest.mark.slow
 def test_a_slow_batch_is_no_hanging_worker(dataset, model):
     """Each of its samples goes on, though all together take longer than is allowed for one."""
     source = Troubled(dataset, 4, lambda: None)
