@@ -52,7 +52,7 @@ class Tiles:
     )
     pack_masks: Tile = Tile({"BLOCK_N": 4, "BLOCK_P": 1024})
     render_masks: Tile = Tile({"BLOCK_Y": 8, "BLOCK_X": 128})
-    draw_overlay: Tile = Tile({"BLOCK_Y": 32, "BLOCK_X": 64, "LOW_Y": 8, "LOW_X": 32}, num_warps=8)
+    draw_overlay: Tile = Tile({"BLOCK_Y": 32, "BLOCK_X": 64, "LOW_Y": 8, "LOW_X": 32}, num_warps=4)
 
 
 def gpu_slug(name: str) -> str:

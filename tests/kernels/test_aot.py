@@ -354,13 +354,7 @@ def test_every_kernel_compiles_within_its_limits(name):
     for line in (aot_report.HEADER, *map(aot_report.cells, rows)):
         print(" | ".join(line))
     assert {row.specialization.kernel for row in rows} == set(KERNEL_MODULES)
-    # Drawing spills 24 bytes there with the tile that suits all others; it is in no engine folder.
-    spared = {"draw_overlay_kernel"} if name == "sm_120" else set()
-    wrong = [
-        aot_report.cells(row)
-        for row in rows
-        if row.problems and row.specialization.kernel not in spared
-    ]
+    wrong = [aot_report.cells(row) for row in rows if row.problems]
     assert not wrong, "\n" + "\n".join(map(" | ".join, wrong))
 
 
